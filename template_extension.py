@@ -1,0 +1,98 @@
+"""What the template needs of Jinja: filters that carry any answer into any file, and two guards.
+
+It runs inside the user's cookiecutter: Python 3.10, Jinja2, cookiecutter, the standard library.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import sys
+from functools import cache
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from cookiecutter.exceptions import FailedHookException
+from jinja2 import Environment
+from jinja2.ext import Extension
+
+TEMPLATE = Path(__file__).parent
+HOOKS = TEMPLATE / "hooks"
+
+
+class TemplateExtension(Extension):
+    """Adds the filters and the guards to cookiecutter's Jinja."""
+
+    def __init__(self, environment: Environment) -> None:
+        super().__init__(environment)
+        environment.filters.update(html=to_html, markdown=to_markdown, toml=to_toml)
+        environment.globals["refuse_unusable"] = refuse_unusable
+
+    def preprocess(self, source: str, name: str | None, filename: str | None = None) -> str:
+        """Keep answers data: cookiecutter would run one that is given on the command line as Jinja.
+
+        What it renders without a name and before it has a loader is its folder's name, a hook, a
+        text of cookiecutter.json, or such an answer.
+        """
+        is_answer = name is None and self.environment.loader is None and source not in _own_texts()
+        return _literal(source) if is_answer else source
+
+
+def refuse_unusable(answers: dict[str, Any]) -> str:
+    """Run the hook's checks as soon as all is answered.
+
+    Later is too late: cookiecutter has then kept the answers for a replay, passwords included, and
+    made a folder, wherever the slug pointed.
+    """
+    hook = _load_hook()
+    if found := hook.find_problems(answers):
+        print(hook.describe(found), file=sys.stderr)
+        raise FailedHookException("Nothing was generated.")
+    return ""
+
+
+def to_toml(text: str) -> str:
+    """A TOML basic string. (Cookiecutter's own ``tojson`` breaks on emoji and escapes quotes.)"""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def to_html(text: str) -> str:
+    """HTML in which a run-time Jinja sees no delimiter either."""
+    return html.escape(text).replace("{", "&#123;")
+
+
+def to_markdown(text: str) -> str:
+    """Markdown that shows the text as it is, also at the beginning of a line."""
+    escaped = re.sub(r"([\\`*_\[\]<>#&|~!$])", r"\\\1", text)
+    return re.sub(r"^([-+=]|\d+(?=[.)]))", lambda m: _escape_marker(m[0]), escaped)
+
+
+def _escape_marker(marker: str) -> str:
+    return f"{marker}\\" if marker.isdigit() else f"\\{marker}"
+
+
+@cache
+def _own_texts() -> frozenset[str]:
+    settings = json.loads((TEMPLATE / "cookiecutter.json").read_text(encoding="utf-8"))
+    choices = [value if isinstance(value, list) else [value] for value in settings.values()]
+    texts = {text for texts in choices for text in texts if isinstance(text, str)}
+    hooks = {hook.read_text(encoding="utf-8") for hook in HOOKS.glob("*.py")}
+    folders = {folder.name for folder in TEMPLATE.glob("*{{*}}*")}
+    return frozenset(texts | hooks | folders)
+
+
+def _literal(text: str) -> str:
+    """A Jinja expression whose value is the text."""
+    escaped = text.encode("unicode_escape").decode().replace("'", "\\'")
+    return f"{{{{ '{escaped}' }}}}"
+
+
+def _load_hook() -> ModuleType:
+    spec = spec_from_file_location("pre_gen_project", HOOKS / "pre_gen_project.py")
+    assert spec is not None and spec.loader is not None
+    hook = module_from_spec(spec)
+    spec.loader.exec_module(hook)
+    return hook

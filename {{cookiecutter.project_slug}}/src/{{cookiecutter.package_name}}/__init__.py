@@ -1,0 +1,1 @@
+"""A Starlette app whose sessions live on the server. Begin reading in ``app.py``."""

@@ -1,0 +1,26 @@
+"""Server-side sessions for Starlette: one middleware, one dict, and stores behind one protocol."""
+
+from .manager import SessionDataError
+from .middleware import SessionMiddleware
+from .session import Session, SessionClosed
+from .store import (
+    CorruptRecord,
+    Record,
+    SessionError,
+    SessionStore,
+    StoreNotReady,
+    StoreUnavailable,
+)
+
+__all__ = [
+    "CorruptRecord",
+    "Record",
+    "Session",
+    "SessionClosed",
+    "SessionDataError",
+    "SessionError",
+    "SessionMiddleware",
+    "SessionStore",
+    "StoreNotReady",
+    "StoreUnavailable",
+]

@@ -1,0 +1,44 @@
+"""When a session ends: after inactivity, at a date, and however active it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+
+# How long the server keeps a session whose cookie lasts until the browser closes.
+BROWSER_SESSION = timedelta(weeks=2)
+
+
+@dataclass(frozen=True, slots=True)
+class Expiry:
+    """The rules of ASVS 5, 7.3: an inactivity timeout and an absolute maximum lifetime.
+
+    ``after`` is "session" (until the browser closes), a time of inactivity, or a date with an
+    offset. ``max_lifetime`` counts from the session's beginning. All times taken and returned are
+    Unix times in seconds.
+    """
+
+    after: Literal["session"] | timedelta | datetime = "session"
+    max_lifetime: timedelta | None = None
+
+    def limit(self, created: float, now: float) -> float:
+        """When a session ends that began at ``created`` and is used now."""
+        if isinstance(self.after, datetime):
+            limit = self.after.timestamp()
+        elif isinstance(self.after, timedelta):
+            limit = now + self.after.total_seconds()
+        else:
+            limit = now + BROWSER_SESSION.total_seconds()
+        if self.max_lifetime is not None:
+            limit = min(limit, created + self.max_lifetime.total_seconds())
+        return limit
+
+    def renewed(self, created: float, expires: float, now: float) -> float:
+        """The same, but ``expires`` as it is while renewing it would move it by less than 1/20."""
+        limit = self.limit(created, now)
+        return limit if limit < expires or limit - expires >= (limit - now) / 20 else expires
+
+    def max_age(self, expires: float, now: float) -> int | None:
+        """The cookie's Max-Age in seconds (RFC 6265bis 5.6.2). None: until the browser closes."""
+        return None if self.after == "session" else max(0, round(expires - now))

@@ -1,0 +1,226 @@
+"""Loading sessions from a store, and saving what a request did to them. Knows nothing of HTTP."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from .cookie import new_id
+from .expiry import Expiry
+from .session import CookieChange, Session, SessionClosed
+from .store import Record, SessionError, SessionStore, StoreUnavailable
+
+logger = logging.getLogger(__name__)
+
+
+class SessionDataError(SessionError, ValueError):
+    """The session's data can't be saved: JSON can't carry it, or it is too large."""
+
+
+class SessionManager:
+    """The rules between sessions and their store, the same for every store.
+
+    ``max_size`` limits one session's data, in bytes of JSON; ``clock`` gives Unix time in seconds.
+    """
+
+    def __init__(
+        self,
+        store: SessionStore,
+        *,
+        expiry: Expiry,
+        max_size: int,
+        always_save: bool,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = store
+        self._expiry = expiry
+        self._max_size = max_size
+        self._always_save = always_save
+        self._clock = clock
+
+    async def load(self, session_id: str | None) -> Session:
+        """The session of an id. One that the store doesn't know is not adopted."""
+        if session_id is None:
+            return Session(self)
+        try:
+            found = await self._load(session_id)
+        except StoreUnavailable as error:
+            return Session.unusable(self, error)
+        return Session(self) if found is None else Session(self, session_id, *found)
+
+    async def save(self, session: Session) -> None:
+        """Make all intents of a request come true, in one commit.
+
+        Raises:
+            SessionClosed: a new id is needed, and the response with its cookie has started.
+            SessionDataError: the data can't be saved. The stored record stays as it was.
+            StoreUnavailable: the store can't do it.
+        """
+        if session._error is not None:
+            return
+        ended = session._id if session._wiped else None
+        if ended is not None:
+            session._id = session._record = None
+        if session._record is not None:
+            await self._update(session)
+        elif dict.__len__(session) or session._owner is not None:
+            await self._create(session)
+        elif ended is not None:
+            session._cookie = CookieChange.REMOVE
+        if ended is not None:  # last: if anything failed above, the old session is as it was
+            await self._store.delete(_key(ended))
+        session._rotate = session._wiped = False
+
+    def is_unsaved(self, session: Session) -> bool:
+        """Whether the session holds changes that were never saved."""
+        if session._error is not None or not session.accessed:
+            return False
+        if session._record is None:
+            return bool(dict.__len__(session))
+        return session._wiped or self._has_changed(session, self._encode(session))
+
+    def max_age(self, session: Session) -> int | None:
+        """The cookie's lifetime in seconds; None for as long as the browser runs."""
+        assert session._record is not None
+        return self._expiry.max_age(session._record.expires, self._clock())
+
+    async def _load(self, session_id: str) -> tuple[Record, dict[str, Any]] | None:
+        record = await self._store.load(_key(session_id))
+        now = self._clock()
+        if record is None or self._expiry.limit(record.created, now) <= now:
+            return None
+        try:
+            return record, _decode(record.data)
+        except ValueError as error:
+            logger.warning("Ignored a session whose data is damaged: %s", error)
+            return None
+
+    async def _create(self, session: Session) -> None:
+        data, now = self._encode(session), self._clock()
+        expires = self._expiry.limit(now, now)
+        if expires <= now:
+            logger.warning("Saved no session: the date that `expiry` names is over")
+            return
+        self._require_unsent_cookie(session)
+        session_id, record = new_id(), Record(data, now, expires, owner=session._owner)
+        if not await self._store.create(_key(session_id), record):
+            raise SessionError("the store has a record under an id that was never given out")
+        self._has_saved(session, session_id, record)
+
+    async def _update(self, session: Session) -> None:
+        """Compare and swap. On a conflict, apply the request's own changes to the newer record."""
+        if session._rotate:
+            self._require_unsent_cookie(session)
+        while session._record is not None and session._id is not None:
+            before, now = session._record, self._clock()
+            data = self._encode(session) if session.accessed else before.data
+            if not session._rotate and not self._has_changed(session, data):
+                await self._renew(session, session._id, before, now)
+                return
+            expires = self._expiry.renewed(before.created, before.expires, now)
+            if not dict.__len__(session) and session._owner is None:
+                expires = now  # nothing is left to keep
+            after = Record(data, before.created, expires, before.version + 1, session._owner)
+            session_id = new_id() if session._rotate else session._id
+            move_to = _key(session_id) if session._rotate else None
+            if await self._store.update(_key(session._id), after, move_to=move_to):
+                self._has_saved(session, session_id, after)
+                return
+            self._rebase(session, await self._load(session._id))
+
+    async def _renew(self, session: Session, session_id: str, record: Record, now: float) -> None:
+        expires = self._expiry.renewed(record.created, record.expires, now)
+        if self._always_save:
+            expires = self._expiry.limit(record.created, now)
+        elif expires == record.expires:
+            return
+        if await self._store.touch(_key(session_id), expires):
+            self._has_saved(session, session_id, replace(record, expires=expires))
+
+    def _has_saved(self, session: Session, session_id: str, record: Record) -> None:
+        """Note what the store now holds, and whether the browser must hear of it."""
+        old = session._record if session_id == session._id else None
+        session._id, session._record = session_id, record
+        if record.expires <= self._clock():
+            session._id = session._record = None
+            session._cookie = CookieChange.REMOVE
+        elif old is None or self._always_save:
+            session._cookie = CookieChange.SET
+        elif old.expires != record.expires and self.max_age(session) is not None:
+            session._cookie = CookieChange.SET
+
+    def _rebase(self, session: Session, latest: tuple[Record, dict[str, Any]] | None) -> None:
+        """Put the top-level changes of this request on top of what another has saved meanwhile."""
+        assert session._record is not None
+        if latest is None:  # logged out, rotated or expired meanwhile: it stays dead
+            session._id = session._record = None
+            return
+        record, theirs = latest
+        base = _decode(session._record.data)
+        removed = [key for key in base if not dict.__contains__(session, key)]
+        changed = {
+            key: value
+            for key, value in dict.items(session)
+            if key not in base or _dump(base[key]) != _dump(value)
+        }
+        dict.clear(session)
+        dict.update(session, theirs)
+        for key in removed:
+            dict.pop(session, key, None)
+        dict.update(session, changed)
+        if session._owner == session._record.owner:
+            session._owner = record.owner
+        session._record = record
+
+    def _has_changed(self, session: Session, data: bytes) -> bool:
+        record = session._record
+        return record is None or data != record.data or session._owner != record.owner
+
+    def _require_unsent_cookie(self, session: Session) -> None:
+        if session._cookie_sent:
+            raise SessionClosed(
+                "session: a new id can't reach the browser once the response has started. "
+                "Begin or rotate the session before."
+            )
+
+    def _encode(self, session: Session) -> bytes:
+        """The data as JSON, or an error that names the key at fault."""
+        try:
+            data = _dump(dict(dict.items(session)))
+        except (TypeError, ValueError, RecursionError):
+            for key, value in dict.items(session):
+                try:
+                    _dump({key: value})
+                except (TypeError, ValueError, RecursionError) as error:
+                    raise SessionDataError(
+                        f"session[{key!r}] can't be saved as JSON: {error}"
+                    ) from error
+            raise
+        if len(data) > self._max_size:
+            largest = max(dict.items(session), key=lambda item: len(_dump(item[1])))[0]
+            raise SessionDataError(
+                f"the session has {len(data)} bytes, more than `max_size` ({self._max_size}); "
+                f"the largest part is session[{largest!r}]"
+            )
+        return data
+
+
+def _key(session_id: str) -> str:
+    """What stores see of an id: a stolen dump opens no session."""
+    return hashlib.sha256(session_id.encode()).hexdigest()
+
+
+def _dump(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+
+
+def _decode(data: bytes) -> dict[str, Any]:
+    decoded = json.loads(data)
+    if not isinstance(decoded, dict):
+        raise ValueError("not a JSON object")
+    return decoded

@@ -1,0 +1,191 @@
+"""``request.session``: the dict that handlers see."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Any, Self
+
+from starlette.middleware.sessions import Session as StarletteSession
+from starlette.requests import HTTPConnection
+
+from .store import Record, SessionError
+
+if TYPE_CHECKING:
+    from .manager import SessionManager
+
+
+class CookieChange(Enum):
+    """What the response has to tell the browser."""
+
+    NONE = auto()
+    SET = auto()
+    REMOVE = auto()
+
+
+class SessionClosed(SessionError):
+    """The session was changed when it could no longer be saved."""
+
+
+class Session(StarletteSession):
+    """A dict of JSON values that is kept on the server from one request to the next.
+
+    Changes, ``rotate_id``, ``flush`` and ``owner`` are intents: they take effect together when the
+    response starts, unless it is a server error. Nested changes count too.
+    """
+
+    def __init__(
+        self,
+        manager: SessionManager,
+        session_id: str | None = None,
+        record: Record | None = None,
+        data: Mapping[str, Any] | None = None,
+    ) -> None:
+        dict.__init__(self, data or {})
+        self._manager = manager
+        self._id = session_id
+        self._record = record
+        self._owner = record.owner if record else None
+        self._rotate = False
+        self._wiped = False  # flushed: what others wrote meanwhile goes too
+        self._cookie = CookieChange.NONE
+        self._cookie_sent = False  # with the response's start: no other can follow
+        self._closed = False  # nothing more is saved
+        self._error: SessionError | None = None  # why it can't be used at all
+
+    @classmethod
+    def unusable(cls, manager: SessionManager, error: SessionError) -> Session:
+        """A session that raises ``error`` as soon as anyone touches it."""
+        session = cls(manager)
+        session._error = error
+        return session
+
+    @classmethod
+    def of(cls, connection: HTTPConnection) -> Self:
+        """``request.session``, with its type."""
+        session = connection.session
+        assert isinstance(session, cls), "SessionMiddleware must be installed"
+        return session
+
+    def rotate_id(self) -> None:
+        """Go on under a new id; the old one dies when the new one is saved.
+
+        Call it whenever privileges change, at sign-in above all (ASVS 5, 7.2.4): an id that someone
+        planted before is then worthless.
+        """
+        self._write("rotate_id()")
+        self._rotate = True
+
+    def flush(self) -> None:
+        """End this session and forget its data and owner (ASVS 5, 7.4.1).
+
+        What is written afterwards begins another session, with another id.
+        """
+        self._write("flush()")
+        dict.clear(self)
+        self._owner = None
+        self._wiped = True
+
+    def clear(self) -> None:
+        """As ``flush``, for code that knows only Starlette's sessions."""
+        self.flush()
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        changes = dict(*args, **kwargs)
+        self._write(", ".join(map(repr, changes)))
+        dict.update(self, changes)
+
+    def __ior__(self, changes: Any, /) -> Self:  # type: ignore[override,misc]
+        self.update(changes)
+        return self
+
+    async def save(self) -> None:
+        """Save now what was changed: for a WebSocket, after it was accepted.
+
+        Raises:
+            SessionClosed: this needs a new cookie, which can't be sent any more.
+            SessionDataError: the data can't be carried by JSON, or is too large.
+            StoreUnavailable: the store can't save it.
+        """
+        await self._manager.save(self)
+
+    @property
+    def owner(self) -> str | None:
+        """The user to whom the session belongs, if any; set it at sign-in."""
+        self.mark_accessed()
+        return self._owner
+
+    @owner.setter
+    def owner(self, user_id: str | int | None) -> None:
+        if isinstance(user_id, bool) or not isinstance(user_id, (str, int, type(None))):
+            raise TypeError(f"session.owner is a str, an int or None, not {user_id!r}")
+        self._write("owner")
+        self._owner = None if user_id is None else str(user_id)
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the store holds nothing of this session yet."""
+        self.mark_accessed()
+        return self._record is None
+
+    @property
+    def created_at(self) -> datetime | None:
+        """When it began (UTC); None if it is new."""
+        self.mark_accessed()
+        return None if self._record is None else datetime.fromtimestamp(self._record.created, UTC)
+
+    @property
+    def expires_at(self) -> datetime | None:
+        """When it ends unless it is used before (UTC); None if it is new."""
+        self.mark_accessed()
+        return None if self._record is None else datetime.fromtimestamp(self._record.expires, UTC)
+
+    def mark_accessed(self) -> None:
+        """Note that the response depends on the session."""
+        if self._error is not None:
+            raise self._error
+        self.accessed = True
+
+    def _write(self, what: str) -> None:
+        """Note that ``what`` is about to change."""
+        self.mark_accessed()
+        if self._closed:
+            raise SessionClosed(
+                f"session: {what} was changed after the response had started, too late to be saved."
+                " Change it before; in a WebSocket, call `await session.save()`."
+            )
+        self.modified = True
+
+
+def _reader(name: str) -> Callable[..., Any]:
+    method = getattr(dict, name)
+
+    @functools.wraps(method)
+    def read(self: Session, *args: Any) -> Any:
+        self.mark_accessed()
+        return method(self, *args)
+
+    return read
+
+
+def _writer(name: str) -> Callable[..., Any]:
+    method = getattr(dict, name)
+
+    @functools.wraps(method)
+    def write(self: Session, *args: Any) -> Any:
+        self._write(repr(args[0]) if args else f"{name}()")
+        return method(self, *args)
+
+    return write
+
+
+# Every way to read or to change a dict that is not a method above.
+for _name in (
+    *("__getitem__", "__contains__", "__iter__", "__len__", "__reversed__", "__eq__", "__or__"),
+    *("__ror__", "get", "keys", "values", "items", "copy"),
+):
+    setattr(Session, _name, _reader(_name))
+for _name in ("__setitem__", "__delitem__", "pop", "popitem", "setdefault"):
+    setattr(Session, _name, _writer(_name))

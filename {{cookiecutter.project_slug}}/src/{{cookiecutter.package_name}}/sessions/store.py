@@ -1,0 +1,117 @@
+"""What every session store offers, the record that it keeps, and the errors it raises."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+# Fixed positions, so that a script on a cache server can compare and replace a field in place:
+# magic 0:4, version 4:12, expires 12:20, created 20:28, length of owner 28:30, checksum 30:34.
+_HEADER = struct.Struct(">4sQddHI")
+_MAGIC = b"SES1"
+_NO_OWNER = 0xFFFF
+
+
+class SessionError(Exception):
+    """Base of every error that sessions and their stores raise."""
+
+
+class StoreUnavailable(SessionError):
+    """The store can't be reached, or can't answer now. A later try may succeed."""
+
+
+class StoreNotReady(StoreUnavailable):
+    """The store answers, but must be set up first: its table is missing, say."""
+
+
+class CorruptRecord(SessionError):
+    """What the store holds under a key is not a record."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One session as a store keeps it.
+
+    ``data`` is opaque to the store. Times are Unix times in seconds. ``version`` is 1 at creation
+    and grows by one with each update. ``owner`` is the user whom the session belongs to, if any.
+    """
+
+    data: bytes
+    created: float
+    expires: float
+    version: int = 1
+    owner: str | None = None
+
+    def to_bytes(self) -> bytes:
+        """The record in one piece, for stores that keep bytes."""
+        owner = b"" if self.owner is None else self.owner.encode()
+        length = _NO_OWNER if self.owner is None else len(owner)
+        body = owner + self.data
+        times = (self.version, self.expires, self.created)
+        return _HEADER.pack(_MAGIC, *times, length, zlib.crc32(body)) + body
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> Self:
+        """Read back what ``to_bytes`` wrote.
+
+        Raises:
+            CorruptRecord: ``raw`` is truncated, damaged, or something else altogether.
+        """
+        if len(raw) < _HEADER.size:
+            raise CorruptRecord("shorter than a record's header")
+        magic, version, expires, created, length, checksum = _HEADER.unpack_from(raw)
+        body = raw[_HEADER.size :]
+        if magic != _MAGIC or zlib.crc32(body) != checksum:
+            raise CorruptRecord("not a session record, or a damaged one")
+        if length == _NO_OWNER:
+            return cls(body, created, expires, version)
+        return cls(body[length:], created, expires, version, body[:length].decode())
+
+
+class SessionStore(Protocol):
+    """Where sessions live. Implement these nine and pass ``tests/contract.py``.
+
+    A ``key`` is the SHA-256 of a session's id, as 64 hexadecimal digits: no store ever sees an id,
+    so that a stolen dump opens no session (OWASP session management cheat sheet). An expired record
+    does not exist for any of these, whether it was swept or not. Each method is atomic towards
+    every other, from any task, thread, process or machine that shares the store.
+
+    Every method raises ``StoreUnavailable`` when the store can't do its work, and has then changed
+    nothing or, where the answer was lost on its way, all of it.
+    """
+
+    async def create(self, key: str, record: Record) -> bool:
+        """Keep a new record. False, with nothing changed, if the key is taken."""
+
+    async def load(self, key: str) -> Record | None:
+        """The live record, or None. One that can't be read is logged, and is None."""
+
+    async def update(self, key: str, record: Record, *, move_to: str | None = None) -> bool:
+        """Compare and swap: replace the live record whose version is ``record.version - 1``.
+
+        With ``move_to`` the record moves to that new key, and the old key is dead in the same step.
+        False, with nothing changed, if that version is gone or ``move_to`` is taken.
+        """
+
+    async def touch(self, key: str, expires: float) -> bool:
+        """Move the expiry of a live record, and nothing else. False if there is none."""
+
+    async def delete(self, key: str) -> bool:
+        """Remove a record. False if there was no live one."""
+
+    async def delete_expired(self, limit: int = 1000) -> int:
+        """Sweep at most ``limit`` expired records; how many it were. Fewer: the rest can wait.
+
+        A store may leave what expired within the last minute to its next sweep.
+        """
+
+    async def delete_owned(self, owner: str) -> int:
+        """Remove every record of an owner; how many it were."""
+
+    async def ping(self) -> None:
+        """Return if the store is ready to serve."""
+
+    async def aclose(self) -> None:
+        """Release connections, threads and files. The store is not used afterwards."""

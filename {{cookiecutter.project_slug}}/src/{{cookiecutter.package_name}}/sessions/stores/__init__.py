@@ -1,0 +1,95 @@
+"""The registry: which store a configuration names. A store is imported only when it is chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ...config import (
+    PACKAGE,
+    CacheStoreConfig,
+    ConfigError,
+    DatabaseStoreConfig,
+    FileStoreConfig,
+    ProjectConfig,
+    redact,
+)
+from ..store import SessionStore
+
+_cache_backends: dict[str, Callable[[str], SessionStore]] = {}
+
+
+def register_cache_backend(scheme: str, factory: Callable[[str], SessionStore]) -> None:
+    """Let ``factory`` open the store for every cache URI with this scheme, before the app starts.
+
+    ``factory`` takes the URI and connects later; it raises ``ValueError`` for a URI that it can't
+    read.
+    """
+    _cache_backends[scheme] = factory
+
+
+def open_store(config: ProjectConfig) -> SessionStore:
+    """The store that ``[middlewares.session.store]`` names. Nothing connects yet.
+
+    Raises:
+        ConfigError: its URL is wrong, or the packages that it needs are not installed.
+    """
+    chosen = config.middlewares.session.store
+    try:
+        match chosen:
+            case FileStoreConfig():
+                from .file import FileStore
+
+                return FileStore(chosen.path)
+            case CacheStoreConfig():
+                return _open_cache(_url(config))
+            case DatabaseStoreConfig():
+                from .database import DatabaseStore
+
+                return DatabaseStore(_url(config))
+            case _:
+                from .memory import MemoryStore
+
+                return MemoryStore()
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"the {chosen.type} store needs the package {error.name!r}, which is not installed: "
+            f"pip install -e '.[{chosen.type}]' in the project's folder"
+        ) from None
+    except ValueError as error:
+        assert config.store_url is not None
+        key, url = config.store_url
+        raise ConfigError(f'{key}: found "{redact(url)}"; {redact(str(error))}') from None
+
+
+def describe_store(config: ProjectConfig) -> str:
+    """The store and its place, for people: without passwords."""
+    chosen = config.middlewares.session.store
+    if isinstance(chosen, FileStoreConfig):
+        return f"file: {chosen.path}"
+    return chosen.type if config.store_url is None else f"{chosen.type}: {redact(_url(config))}"
+
+
+def _url(config: ProjectConfig) -> str:
+    assert config.store_url is not None
+    return config.store_url[1]
+
+
+def _open_cache(uri: str) -> SessionStore:
+    scheme = uri.partition(":")[0]
+    if scheme not in _cache_backends:
+        raise ValueError(f"allowed schemes: {', '.join(sorted(_cache_backends))}")
+    return _cache_backends[scheme](uri)
+
+
+def _open_redis(uri: str) -> SessionStore:
+    from redis.asyncio import Redis
+
+    from .cache import CacheStore
+
+    scheme, _, rest = uri.partition(":")
+    scheme = {"valkey": "redis", "valkeys": "rediss"}.get(scheme, scheme)
+    return CacheStore(Redis.from_url(f"{scheme}:{rest}"), prefix=PACKAGE)
+
+
+for _scheme in ("redis", "rediss", "unix", "valkey", "valkeys"):
+    register_cache_backend(_scheme, _open_redis)

@@ -1,0 +1,243 @@
+"""Sessions in a table: SQLite for one machine, PostgreSQL for more.
+
+Each method is one statement and needs no transaction, so connections are in autocommit mode.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.engine import URL, make_url
+
+from ..store import Record, StoreNotReady, StoreUnavailable
+
+T = TypeVar("T")
+
+TIMEOUT = 5.0  # seconds to wait for a connection, a lock or an answer
+
+metadata = sa.MetaData()
+sessions = sa.Table(
+    "sessions",
+    metadata,
+    sa.Column("key", sa.String(64), primary_key=True),
+    sa.Column("data", sa.LargeBinary, nullable=False),
+    sa.Column("created", sa.Double, nullable=False),
+    sa.Column("expires", sa.Double, nullable=False, index=True),
+    sa.Column("version", sa.BigInteger, nullable=False),
+    sa.Column("owner", sa.String, nullable=True, index=True),
+)
+_RECORD = [sessions.c[name] for name in ("data", "created", "expires", "version", "owner")]
+
+
+class DatabaseStore:
+    """The ``sessions`` table of the database at ``url``, which ``migrate`` creates."""
+
+    def __init__(self, url: str, *, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._engine = open_engine(url)
+
+    async def create(self, key: str, record: Record) -> bool:
+        try:
+            await self._change(sa.insert(sessions).values(key=key, **_values(record)))
+        except sa.exc.IntegrityError:
+            return False
+        return True
+
+    async def load(self, key: str) -> Record | None:
+        query = sa.select(*_RECORD).where(self._live(key))
+        row = await self._run(lambda connection: connection.execute(query).first())
+        return None if row is None else Record(*row)
+
+    async def update(self, key: str, record: Record, *, move_to: str | None = None) -> bool:
+        same_version = sessions.c.version == record.version - 1
+        statement = sa.update(sessions).where(self._live(key), same_version)
+        try:
+            return await self._change(statement.values(key=move_to or key, **_values(record))) == 1
+        except sa.exc.IntegrityError:
+            return False
+
+    async def touch(self, key: str, expires: float) -> bool:
+        statement = sa.update(sessions).where(self._live(key)).values(expires=expires)
+        return await self._change(statement) == 1
+
+    async def delete(self, key: str) -> bool:
+        return await self._change(sa.delete(sessions).where(self._live(key))) == 1
+
+    async def delete_expired(self, limit: int = 1000) -> int:
+        expired = sa.select(sessions.c.key).where(sessions.c.expires <= self._clock()).limit(limit)
+        return await self._change(sa.delete(sessions).where(sessions.c.key.in_(expired)))
+
+    async def delete_owned(self, owner: str) -> int:
+        live = sessions.c.expires > self._clock()
+        return await self._change(sa.delete(sessions).where(sessions.c.owner == owner, live))
+
+    async def ping(self) -> None:
+        query = sa.select(*_RECORD).limit(0)
+        await self._run(lambda connection: connection.execute(query).first())
+
+    async def aclose(self) -> None:
+        await self._engine.aclose()
+
+    def _live(self, key: str) -> sa.ColumnElement[bool]:
+        return sa.and_(sessions.c.key == key, sessions.c.expires > self._clock())
+
+    async def _change(self, statement: sa.Executable) -> int:
+        return await self._run(lambda connection: int(connection.execute(statement).rowcount))
+
+    async def _run(self, work: Callable[[sa.Connection], T]) -> T:
+        try:
+            try:
+                return await self._engine.run(work)
+            except sa.exc.DBAPIError as error:
+                if not error.connection_invalidated:
+                    raise
+                return await self._engine.run(work)  # the server was restarted since the last one
+        except sa.exc.IntegrityError:
+            raise
+        except self._engine.errors as error:
+            raise unavailable(error) from error
+
+
+class Engine(Protocol):
+    """A database that runs work on one of its connections."""
+
+    errors: tuple[type[Exception], ...]
+
+    async def run(self, work: Callable[[sa.Connection], T]) -> T:
+        """Run ``work`` on a connection in autocommit mode."""
+
+    async def run_alone(self, work: Callable[[sa.Connection], T]) -> T:
+        """Run ``work`` in a transaction of its own, while no other caller of this runs."""
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+
+
+def open_engine(url: str) -> Engine:
+    """The engine for an SQLAlchemy URL. Nothing connects yet.
+
+    Raises:
+        ValueError: the URL can't be read, or names a database that no engine here speaks.
+    """
+    try:
+        parsed = make_url(url)
+    except sa.exc.ArgumentError:
+        raise ValueError("not an SQLAlchemy URL") from None
+    if parsed.drivername in SQLite.drivers:
+        return SQLite(parsed)
+    if parsed.drivername in PostgreSQL.drivers:
+        return PostgreSQL(parsed)
+    allowed = ", ".join(SQLite.drivers + PostgreSQL.drivers)
+    raise ValueError(f"{parsed.drivername!r} is not one of {allowed}")
+
+
+class SQLite:
+    """SQLite by its blocking driver in threads: several times faster than an asynchronous one."""
+
+    drivers = ("sqlite", "sqlite+pysqlite", "sqlite+aiosqlite")
+    errors: tuple[type[Exception], ...] = (sa.exc.SQLAlchemyError, OSError)
+
+    def __init__(self, url: URL) -> None:
+        if not url.database or url.database == ":memory:":
+            raise ValueError('SQLite needs a file, as in "sqlite:///var/app.db"')
+        self._path = Path(url.database)
+        self._engine = sa.create_engine(
+            url.set(drivername="sqlite"),
+            isolation_level="AUTOCOMMIT",
+            pool_reset_on_return=None,
+            connect_args={"timeout": TIMEOUT},
+        )
+        sa.event.listen(self._engine, "do_connect", self._make_private)
+        sa.event.listen(self._engine, "connect", _use_wal)
+        self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="sqlite")
+
+    async def run(self, work: Callable[[sa.Connection], T]) -> T:
+        def in_thread() -> T:
+            with self._engine.connect() as connection:
+                return work(connection)
+
+        return await asyncio.get_running_loop().run_in_executor(self._threads, in_thread)
+
+    async def run_alone(self, work: Callable[[sa.Connection], T]) -> T:
+        def locked(connection: sa.Connection) -> T:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            try:
+                result = work(connection)
+            except BaseException:
+                connection.exec_driver_sql("ROLLBACK")
+                raise
+            connection.exec_driver_sql("COMMIT")
+            return result
+
+        return await self.run(locked)
+
+    async def aclose(self) -> None:
+        self._threads.shutdown(wait=True)
+        self._engine.dispose()
+
+    def _make_private(self, *_: Any) -> None:
+        """Before SQLite creates the file. What it creates beside it takes over its permissions."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
+
+
+def _use_wal(connection: Any, _: Any) -> None:
+    """Let readers go on while another connection writes."""
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = NORMAL")
+
+
+class PostgreSQL:
+    """PostgreSQL by asyncpg."""
+
+    drivers = ("postgresql", "postgresql+asyncpg")
+
+    def __init__(self, url: URL) -> None:
+        import asyncpg  # type: ignore[import-untyped,unused-ignore]
+        from sqlalchemy.ext.asyncio import create_async_engine
+
+        self.errors: tuple[type[Exception], ...] = (
+            sa.exc.SQLAlchemyError,
+            asyncpg.PostgresError,
+            asyncpg.InterfaceError,
+            OSError,
+            TimeoutError,
+        )
+        self._engine = create_async_engine(
+            url.set(drivername="postgresql+asyncpg"),
+            isolation_level="AUTOCOMMIT",
+            pool_reset_on_return=None,
+            pool_timeout=TIMEOUT,
+            connect_args={"timeout": TIMEOUT, "command_timeout": TIMEOUT},
+        )
+
+    async def run(self, work: Callable[[sa.Connection], T]) -> T:
+        async with self._engine.connect() as connection:
+            return await connection.run_sync(work)
+
+    async def run_alone(self, work: Callable[[sa.Connection], T]) -> T:
+        async with self._engine.execution_options(isolation_level="READ COMMITTED").begin() as c:
+            await c.exec_driver_sql("SELECT pg_advisory_xact_lock(7381940265)")
+            return await c.run_sync(work)
+
+    async def aclose(self) -> None:
+        await self._engine.dispose()
+
+
+def _values(record: Record) -> dict[str, Any]:
+    return {column.name: getattr(record, column.name) for column in _RECORD}
+
+
+def unavailable(error: Exception) -> StoreUnavailable:
+    """What a driver raised, in one line, without the statement and its parameters."""
+    cause = getattr(error, "orig", None) or error
+    if getattr(cause, "sqlstate", None) == "42P01" or "no such table" in str(cause):
+        return StoreNotReady("the database has no table for sessions yet")
+    return StoreUnavailable(f"database: {str(cause) or type(cause).__name__}")

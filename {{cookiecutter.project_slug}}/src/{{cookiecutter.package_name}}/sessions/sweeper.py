@@ -1,0 +1,24 @@
+"""Sweeping expired sessions out of the store, in the background."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from .store import SessionStore, StoreUnavailable
+
+logger = logging.getLogger(__name__)
+
+INTERVAL = 60.0  # seconds between two sweeps
+BATCH = 1000  # records removed before requests get their turn
+
+
+async def sweep_forever(store: SessionStore) -> None:
+    """Sweep until cancelled. Expiry never waits for it: an expired record is never loaded."""
+    while True:
+        try:
+            while await store.delete_expired(BATCH) == BATCH:
+                await asyncio.sleep(0)
+        except StoreUnavailable as error:
+            logger.warning("Could not sweep expired sessions: %s", error)
+        await asyncio.sleep(INTERVAL)

@@ -1,0 +1,145 @@
+"""Fixtures: a clock that can be moved, and each store that a test is to run on."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from {{cookiecutter.package_name}}.config import DatabaseStoreConfig, ProjectConfig
+from {{cookiecutter.package_name}}.migrations import migrate
+from {{cookiecutter.package_name}}.sessions import SessionStore
+from {{cookiecutter.package_name}}.sessions.stores.file import FileStore
+from {{cookiecutter.package_name}}.sessions.stores.memory import MemoryStore
+
+from . import servers
+
+CONFIGS = sorted(Path("config").glob("*.toml"))
+
+
+def kind_of(config: ProjectConfig) -> str:
+    """The kind of store that a configuration needs: its type, or which database."""
+    store = config.middlewares.session.store
+    if not isinstance(store, DatabaseStoreConfig):
+        return store.type
+    assert config.database is not None
+    return "sqlite" if config.database.url.startswith("sqlite") else "postgresql"
+
+
+def kinds() -> list[str]:
+    """The memory store, and every store that a ``config/*.toml`` names."""
+    configs = [ProjectConfig.from_toml(file.read_text(), source=str(file)) for file in CONFIGS]
+    return sorted({"memory", *map(kind_of, configs)})
+
+
+class Clock:
+    """The time, as far ahead as a test wants it to be."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def __call__(self) -> float:
+        return time.time() + self.ahead
+
+    def advance(self, seconds: float) -> None:
+        self.ahead += seconds
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(params=kinds())
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
+    """A kind of store, and where one may be opened: the test runs once for each kind."""
+    kind: str = request.param
+    match kind:
+        case "file":
+            return kind, str(tmp_path / "sessions")
+        case "sqlite":
+            return kind, f"sqlite:///{tmp_path}/app.db"
+        case "cache":
+            return kind, request.getfixturevalue("valkey")
+        case "postgresql":
+            return kind, request.getfixturevalue("postgresql")
+    return kind, ""
+
+
+@pytest.fixture
+async def store(place: tuple[str, str], clock: Clock) -> AsyncIterator[SessionStore]:
+    """An empty store of each kind."""
+    match place:
+        case "memory", _:
+            yield MemoryStore(clock=clock)
+        case "file", path:
+            files = FileStore(path, clock=clock)
+            yield files
+            await files.aclose()
+        case "cache", uri:
+            async for cache in _empty_cache(uri, clock):
+                yield cache
+        case _, url:
+            async for database in _empty_database(url, clock):
+                yield database
+
+
+async def _empty_cache(uri: str, clock: Clock) -> AsyncIterator[SessionStore]:
+    from redis.asyncio import Redis
+
+    from {{cookiecutter.package_name}}.sessions.stores.cache import CacheStore
+
+    prefix = f"test-{secrets.token_hex(8)}"
+    client = Redis.from_url(uri)
+    store = CacheStore(client, prefix=prefix, clock=clock)
+    yield store
+    async for key in client.scan_iter(f"{prefix}:*"):
+        await client.delete(key)
+    await store.aclose()
+
+
+async def _empty_database(url: str, clock: Clock) -> AsyncIterator[SessionStore]:
+    from {{cookiecutter.package_name}}.sessions.stores.database import DatabaseStore
+
+    await migrate(url)
+    store = DatabaseStore(url, clock=clock)
+    yield store
+    await store.aclose()
+    await _execute(url, "DELETE FROM sessions")
+
+
+async def _execute(url: str, statement: str) -> None:
+    import sqlalchemy as sa
+
+    from {{cookiecutter.package_name}}.sessions.stores.database import open_engine
+
+    engine = open_engine(url)
+    await engine.run(lambda connection: connection.execute(sa.text(statement)))
+    await engine.aclose()
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[str]:
+    """The URI of a real Valkey server."""
+    with servers.valkey() as uri:
+        yield uri
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[str]:
+    """The URL of a new database on a real PostgreSQL server."""
+    name = f"test_{secrets.token_hex(8)}"
+    with servers.postgresql() as server:
+        asyncio.run(_execute(server, f"CREATE DATABASE {name}"))
+        yield urlsplit(server)._replace(path=f"/{name}").geturl()
+        asyncio.run(_execute(server, f"DROP DATABASE {name}"))

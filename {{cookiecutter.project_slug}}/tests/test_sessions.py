@@ -1,0 +1,558 @@
+"""What a visitor and a handler can rely on, over ASGI, on every store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx2
+import pytest
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route, WebSocketRoute
+from starlette.testclient import TestClient
+from starlette.websockets import WebSocket
+
+from {{cookiecutter.package_name}}.sessions import (
+    Session,
+    SessionClosed,
+    SessionDataError,
+    SessionMiddleware,
+    SessionStore,
+    StoreUnavailable,
+)
+from {{cookiecutter.package_name}}.sessions.stores.memory import MemoryStore
+
+from .conftest import Clock
+
+Act = Callable[[Session], Any]
+HOUR, DAY = 3600, 86400
+
+
+class Site:
+    """A site with one page that does to its session what a test asks for."""
+
+    def __init__(self, store: SessionStore, clock: Clock, **options: Any) -> None:
+        self.calls: list[str] = []
+        middleware = Middleware(SessionMiddleware, store=Watched(store, self.calls), clock=clock)
+        middleware.kwargs.update(options)
+        routes = [Route("/{page:path}", self._page)]
+        self._app = Starlette(routes=routes, middleware=[middleware])
+        self.act: Act = dict
+        self.status = 200
+
+    async def _page(self, request: Request) -> Response:
+        result = self.act(Session.of(request))
+        if isinstance(result, Awaitable):
+            result = await result
+        return result if isinstance(result, Response) else JSONResponse(result, self.status)
+
+    @asynccontextmanager
+    async def visitor(self, cookie: str | None = None) -> AsyncIterator[Visitor]:
+        transport = httpx2.ASGITransport(self._app)
+        async with httpx2.AsyncClient(transport=transport, base_url="https://testserver") as client:
+            visitor = Visitor(self, client)
+            if cookie is not None:
+                visitor.brings(cookie)
+            yield visitor
+
+
+class Watched:
+    """A store whose calls are noted down."""
+
+    def __init__(self, store: SessionStore, calls: list[str]) -> None:
+        self._store = store
+        self._calls = calls
+
+    def __getattr__(self, name: str) -> Any:
+        self._calls.append(name)
+        return getattr(self._store, name)
+
+
+class Visitor:
+    """A browser with its cookies."""
+
+    def __init__(self, site: Site, client: httpx2.AsyncClient) -> None:
+        self._site = site
+        self.client = client
+
+    def brings(self, session_id: str) -> None:
+        """Put an id into the browser, as an attacker or another tab would."""
+        self.client.cookies.set("id", session_id, domain="testserver.local", path="/")
+
+    async def does(self, act: Act, status: int = 200, path: str = "/") -> httpx2.Response:
+        """Visit a page that does ``act`` to the session."""
+        self._site.act, self._site.status = act, status
+        self._site.calls.clear()
+        return await self.client.get(path)
+
+    async def sees(self) -> Any:
+        """The session's data."""
+        return (await self.does(dict)).json()
+
+    @property
+    def id(self) -> str | None:
+        return self.client.cookies.get("id")
+
+
+def puts(**values: Any) -> Act:
+    return lambda session: session.update(values)
+
+
+@pytest.fixture
+def site(store: SessionStore, clock: Clock) -> Site:
+    return Site(store, clock)
+
+
+class TestKeeping:
+    async def test_what_was_put_is_there_on_the_next_visit(self, site: Site) -> None:
+        value = {"text": "ü😀\0", "n": [1, 2.5, -(10**30), None, True], "empty": [{}, [], ""]}
+        async with site.visitor() as visitor:
+            await visitor.does(puts(value=value))
+            assert await visitor.sees() == {"value": value}
+
+    async def test_visitors_do_not_see_each_other(self, site: Site) -> None:
+        async with site.visitor() as ada, site.visitor() as bob:
+            await ada.does(puts(name="Ada"))
+            await bob.does(puts(name="Bob"))
+            assert await ada.sees() == {"name": "Ada"}
+            assert ada.id != bob.id
+
+    async def test_a_nested_change_is_kept(self, site: Site) -> None:
+        async with site.visitor() as visitor:
+            await visitor.does(puts(cart={"items": [1]}))
+            await visitor.does(lambda session: session["cart"]["items"].append(2))
+            assert await visitor.sees() == {"cart": {"items": [1, 2]}}
+
+    @pytest.mark.parametrize(("status", "kept"), [(302, True), (404, True), (500, False)])
+    async def test_only_a_server_error_keeps_nothing(
+        self, site: Site, status: int, kept: bool
+    ) -> None:
+        async with site.visitor() as visitor:
+            await visitor.does(puts(a=1))
+            await visitor.does(puts(b=2), status)
+            assert ("b" in await visitor.sees()) is kept
+
+    async def test_an_exception_keeps_nothing(self, site: Site) -> None:
+        def fail(session: Session) -> None:
+            session["b"] = 2
+            session.rotate_id()
+            raise RuntimeError
+
+        async with site.visitor() as visitor:
+            await visitor.does(puts(a=1))
+            with pytest.raises(RuntimeError):
+                await visitor.does(fail)
+            assert await visitor.sees() == {"a": 1}
+
+
+class TestCost:
+    async def test_a_visit_without_a_session_asks_the_store_nothing(self, site: Site) -> None:
+        async with site.visitor() as visitor:
+            response = await visitor.does(dict)
+            assert site.calls == []
+            assert "set-cookie" not in response.headers
+
+    async def test_reading_loads_once_and_writes_nothing(self, site: Site) -> None:
+        async with site.visitor() as visitor:
+            await visitor.does(puts(a=[1]))
+            response = await visitor.does(lambda session: session["a"])
+            assert site.calls == ["load"]
+            assert "set-cookie" not in response.headers
+
+    async def test_putting_back_the_same_value_writes_nothing(self, site: Site) -> None:
+        async with site.visitor() as visitor:
+            await visitor.does(puts(a=1))
+            await visitor.does(puts(a=1))
+            assert site.calls == ["load"]
+
+    async def test_a_change_writes_once(self, site: Site) -> None:
+        async with site.visitor() as visitor:
+            await visitor.does(puts(a=1))
+            assert site.calls == ["create"]
+            await visitor.does(puts(a=2, b=3))
+            assert site.calls == ["load", "update"]
+
+    async def test_a_sign_in_writes_once(self, site: Site) -> None:
+        def sign_in(session: Session) -> None:
+            session.rotate_id()
+            session.owner = "ada"
+
+        async with site.visitor() as visitor:
+            await visitor.does(puts(a=1))
+            await visitor.does(sign_in)
+            assert site.calls == ["load", "update"]
+
+    async def test_an_excluded_path_asks_the_store_nothing(
+        self, store: SessionStore, clock: Clock
+    ) -> None:
+        site = Site(store, clock, exclude=["/static/"])
+        async with site.visitor() as visitor:
+            await visitor.does(puts(a=1))
+            for path in ("/static", "/static/style.css"):
+                with pytest.raises(Exception, match="exclude"):
+                    await visitor.does(dict, path=path)
+                assert site.calls == []
+            assert (await visitor.does(dict, path="/statics")).json() == {"a": 1}
+
+
+class TestIds:
+    async def test_an_invented_id_is_never_adopted(self, site: Site) -> None:
+        invented = "A" * 43
+        for act in (puts(a=1), Session.rotate_id, Session.flush, Session.clear):
+            async with site.visitor(invented) as visitor:
+                await visitor.does(act)
+                await visitor.does(puts(a=1))
+                assert visitor.id != invented
+            async with site.visitor(invented) as attacker:
+                assert await attacker.sees() == {}
+
+    @pytest.mark.parametrize(
+        "header",
+        [
+            *("id=", "id", "id=short", "id=" + "A" * 44, "id=" + "A" * 5000, "=;;=;"),
+            *("xid={}", "id2={}", 'id="{}"', "ID={}", "id={}%20", "id=\xff{}", "id={}\0"),
+        ],
+    )
+    async def test_what_is_no_id_never_reaches_the_store(self, site: Site, header: str) -> None:
+        async with site.visitor() as visitor, site.visitor() as other:
+            await visitor.does(puts(a=1))
+            raw = header.format(visitor.id).encode("latin-1")
+            other.client.headers = httpx2.Headers([(b"cookie", raw)])
+            assert await other.sees() == {}
+            assert site.calls == []
+
+    async def test_the_store_never_sees_the_id(self, clock: Clock) -> None:
+        store = MemoryStore(clock=clock)
+        async with Site(store, clock).visitor() as visitor:
+            await visitor.does(puts(a=1))
+            assert visitor.id is not None
+            assert visitor.id not in repr(vars(store))
+
+    async def test_a_rotation_ends_the_old_id(self, site: Site) -> None:
+        async with site.visitor() as visitor:
+            await visitor.does(puts(a=1))
+            old = visitor.id
+            await visitor.does(Session.rotate_id)
+            assert await visitor.sees() == {"a": 1}
+            assert visitor.id != old
+        async with site.visitor(old) as attacker:
+            assert await attacker.sees() == {}
+
+    async def test_a_flush_ends_the_session(self, site: Site) -> None:
+        async with site.visitor() as visitor:
+            await visitor.does(puts(a=1))
+            old = visitor.id
+            response = await visitor.does(Session.flush)
+            assert "Max-Age=0" in response.headers["set-cookie"]
+            assert visitor.id is None
+        async with site.visitor(old) as attacker:
+            assert await attacker.sees() == {}
+
+    async def test_what_follows_a_flush_is_another_session(self, site: Site) -> None:
+        def flush_then_put(session: Session) -> None:
+            session.flush()
+            session["b"] = 2
+
+        async with site.visitor() as visitor:
+            await visitor.does(puts(a=1))
+            old = visitor.id
+            await visitor.does(flush_then_put)
+            assert visitor.id != old
+            assert await visitor.sees() == {"b": 2}
+        async with site.visitor(old) as attacker:
+            assert await attacker.sees() == {}
+
+    async def test_removing_the_last_key_ends_the_session(self, site: Site) -> None:
+        async with site.visitor() as visitor:
+            await visitor.does(puts(a=1))
+            await visitor.does(lambda session: session.pop("a"))
+            assert visitor.id is None
+
+
+class TestConcurrency:
+    async def test_writers_of_different_keys_all_win(self, site: Site) -> None:
+        arrived = asyncio.Barrier(8)
+
+        async with site.visitor() as visitor:
+            await visitor.does(puts(a=1))
+
+            async def put(number: int) -> None:
+                async def act(session: Session) -> None:
+                    await arrived.wait()
+                    session[f"key{number}"] = number
+
+                await visitor.does(act)
+
+            await asyncio.gather(*(put(number) for number in range(8)))
+            assert await visitor.sees() == {"a": 1} | {f"key{n}": n for n in range(8)}
+
+    @pytest.mark.parametrize("ending", [Session.flush, Session.clear, Session.rotate_id])
+    async def test_an_ended_session_stays_dead_while_a_slow_request_saves(
+        self, site: Site, ending: Act
+    ) -> None:
+        loaded, ended = asyncio.Event(), asyncio.Event()
+
+        async def slowly_put(session: Session) -> None:
+            session["late"] = True
+            loaded.set()
+            await ended.wait()
+
+        async with site.visitor() as visitor, site.visitor() as slow:
+            await visitor.does(puts(a=1))
+            old = visitor.id
+            assert old is not None
+            slow.brings(old)
+            request = asyncio.create_task(slow.does(slowly_put))
+            await loaded.wait()
+            await visitor.does(ending)
+            ended.set()
+            response = await request
+            assert response.status_code == 200
+            assert "set-cookie" not in response.headers
+            assert await slow.sees() == {}
+            assert "late" not in await visitor.sees()
+
+    async def test_a_removed_key_stays_removed_beside_another_change(self, site: Site) -> None:
+        loaded, changed = asyncio.Event(), asyncio.Event()
+
+        async def slowly_remove(session: Session) -> None:
+            del session["a"]
+            loaded.set()
+            await changed.wait()
+
+        async with site.visitor() as visitor:
+            await visitor.does(puts(a=1, b=1))
+            request = asyncio.create_task(visitor.does(slowly_remove))
+            await loaded.wait()
+            await visitor.does(puts(b=2))
+            changed.set()
+            await request
+            assert await visitor.sees() == {"b": 2}
+
+
+class TestExpiry:
+    @pytest.mark.parametrize(
+        ("options", "lifetime"),
+        [
+            ({}, 14 * DAY),
+            ({"expiry": timedelta(minutes=30)}, 1800),
+            ({"max_lifetime": timedelta(hours=1)}, HOUR),
+        ],
+    )
+    async def test_an_unused_session_ends(
+        self, store: SessionStore, clock: Clock, options: dict[str, Any], lifetime: int
+    ) -> None:
+        async with Site(store, clock, **options).visitor() as visitor:
+            await visitor.does(puts(a=1))
+            clock.advance(lifetime - 5)
+            loaded = await visitor.client.get("/")
+            assert loaded.status_code == 200
+        async with Site(store, clock, **options).visitor() as visitor:
+            await visitor.does(puts(a=1))
+            clock.advance(lifetime)
+            assert await visitor.sees() == {}
+
+    async def test_use_renews_an_idle_time_and_the_cookie(
+        self, store: SessionStore, clock: Clock
+    ) -> None:
+        async with Site(store, clock, expiry=timedelta(hours=1)).visitor() as visitor:
+            await visitor.does(puts(a=1))
+            clock.advance(HOUR / 2)
+            response = await visitor.does(dict)
+            assert "Max-Age=3600" in response.headers["set-cookie"]
+            clock.advance(HOUR * 0.9)
+            assert await visitor.sees() == {"a": 1}
+
+    async def test_renewal_waits_for_a_twentieth(self, store: SessionStore, clock: Clock) -> None:
+        site = Site(store, clock, expiry=timedelta(hours=1))
+        async with site.visitor() as visitor:
+            await visitor.does(puts(a=1))
+            clock.advance(HOUR / 20 - 5)
+            assert "set-cookie" not in (await visitor.does(dict)).headers
+            assert site.calls == ["load"]
+            clock.advance(10)
+            assert "set-cookie" in (await visitor.does(dict)).headers
+            assert site.calls == ["load", "touch"]
+
+    async def test_the_absolute_limit_holds_whatever_the_activity(
+        self, store: SessionStore, clock: Clock
+    ) -> None:
+        options = {"expiry": timedelta(hours=1), "max_lifetime": timedelta(hours=2)}
+        async with Site(store, clock, **options).visitor() as visitor:
+            await visitor.does(puts(a=1))
+            for _ in range(3):
+                clock.advance(HOUR * 0.6)
+                assert await visitor.sees() == {"a": 1}
+                await visitor.does(Session.rotate_id)
+            clock.advance(HOUR * 0.3)
+            assert await visitor.sees() == {}
+
+    async def test_all_sessions_end_at_a_date(self, store: SessionStore, clock: Clock) -> None:
+        end = datetime.fromtimestamp(clock() + HOUR, UTC)
+        async with Site(store, clock, expiry=end).visitor() as visitor:
+            await visitor.does(puts(a=1))
+            clock.advance(HOUR - 10)
+            assert await visitor.sees() == {"a": 1}
+            clock.advance(10)
+            assert await visitor.sees() == {}
+            assert "set-cookie" not in (await visitor.does(puts(a=1))).headers
+
+    async def test_always_save_renews_on_every_visit(
+        self, store: SessionStore, clock: Clock
+    ) -> None:
+        site = Site(store, clock, expiry=timedelta(hours=1), always_save=True)
+        async with site.visitor() as visitor:
+            await visitor.does(puts(a=1))
+            clock.advance(1)
+            assert "Max-Age=3600" in (await visitor.does(dict)).headers["set-cookie"]
+            assert site.calls == ["load", "touch"]
+
+
+class TestCookie:
+    async def test_it_is_strict_by_default(self, site: Site) -> None:
+        async with site.visitor() as visitor:
+            cookie = (await visitor.does(puts(a=1))).headers["set-cookie"]
+            assert cookie == f"id={visitor.id}; Path=/; HttpOnly; Secure; SameSite=Strict"
+
+    async def test_its_removal_repeats_its_attributes(
+        self, store: SessionStore, clock: Clock
+    ) -> None:
+        options: dict[str, Any] = {
+            "name": "sid",
+            "path": "/app",
+            "domain": "testserver.local",
+            "http_only": False,
+            "same_site": "none",
+            "partitioned": True,
+        }
+        attributes = "Path=/app; Domain=testserver.local; Secure; SameSite=None; Partitioned"
+        async with Site(store, clock, **options).visitor() as visitor:
+            created = (await visitor.does(puts(a=1))).headers["set-cookie"]
+            assert created.endswith(attributes)
+            visitor.client.headers["cookie"] = created.partition(";")[0]
+            removed = (await visitor.does(Session.flush)).headers["set-cookie"]
+            assert removed == f"sid=; Max-Age=0; {attributes}"
+
+    @pytest.mark.parametrize(
+        "act", [lambda s: "a" in s, len, list, lambda s: s.get("a"), lambda s: s.is_new, dict]
+    )
+    async def test_whoever_looks_at_the_session_varies_by_it(self, site: Site, act: Act) -> None:
+        async with site.visitor() as visitor:
+            response = await visitor.does(lambda session: bool(act(session)))
+            assert response.headers["vary"] == "Cookie"
+
+
+class TestRefusals:
+    @pytest.mark.parametrize("value", [object(), {1, 2}, float("nan"), "\ud800", b"bytes"])
+    async def test_what_json_cannot_carry_is_refused_by_its_key(
+        self, site: Site, value: Any
+    ) -> None:
+        async with site.visitor() as visitor:
+            await visitor.does(puts(a=1))
+            with pytest.raises(SessionDataError, match="'wrong'"):
+                await visitor.does(puts(a=2, wrong=value))
+            assert await visitor.sees() == {"a": 1}
+
+    async def test_too_much_data_is_refused(self, store: SessionStore, clock: Clock) -> None:
+        async with Site(store, clock, max_size=100).visitor() as visitor:
+            await visitor.does(puts(a="x" * 90))
+            with pytest.raises(SessionDataError, match="'big'"):
+                await visitor.does(puts(big="x" * 100))
+            assert await visitor.sees() == {"a": "x" * 90}
+
+    async def test_a_change_after_the_response_began_is_refused(self, site: Site) -> None:
+        def stream(session: Session) -> Response:
+            async def body() -> AsyncIterator[bytes]:
+                yield b"begun"
+                session["late"] = 1
+
+            return StreamingResponse(body())
+
+        async with site.visitor() as visitor:
+            with pytest.raises(SessionClosed, match="'late'"):
+                await visitor.does(stream)
+
+    async def test_an_owner_is_a_user_id(self, site: Site) -> None:
+        def own(session: Session) -> None:
+            session.owner = 42
+            assert session.owner == "42"
+            for wrong in (True, 1.5, b"ada", object()):
+                with pytest.raises(TypeError):
+                    session.owner = wrong  # type: ignore[assignment]
+
+        async with site.visitor() as visitor:
+            await visitor.does(own)
+            assert (await visitor.does(lambda session: session.owner)).json() == "42"
+
+
+class TestFaults:
+    @pytest.fixture
+    def broken(self, clock: Clock) -> Site:
+        """A site whose store can't be reached."""
+
+        class Broken(MemoryStore):
+            async def load(self, key: str) -> Any:
+                raise StoreUnavailable("gone")
+
+            async def create(self, key: str, record: Any) -> bool:
+                raise StoreUnavailable("gone")
+
+        return Site(Broken(), clock)
+
+    async def test_who_needs_the_session_hears_503(self, broken: Site) -> None:
+        async with broken.visitor("A" * 43) as visitor:
+            for act in (dict, puts(a=1), Session.flush):
+                response = await visitor.does(act)
+                assert response.status_code == 503
+                assert response.headers["retry-after"] == "5"
+                assert "set-cookie" not in response.headers
+
+    async def test_who_does_not_need_it_notices_nothing(self, broken: Site) -> None:
+        async with broken.visitor("A" * 43) as visitor:
+            assert (await visitor.does(lambda session: "fine")).json() == "fine"
+
+    async def test_what_cannot_be_saved_hands_out_no_cookie(self, broken: Site) -> None:
+        async with broken.visitor() as visitor:
+            response = await visitor.does(puts(a=1))
+            assert response.status_code == 503
+            assert visitor.id is None
+
+
+class TestWebSockets:
+    @pytest.fixture
+    def client(self, clock: Clock) -> TestClient:
+        async def talk(websocket: WebSocket) -> None:
+            session = Session.of(websocket)
+            session["accepted"] = True
+            await websocket.accept()
+            async for key in websocket.iter_text():
+                session[key] = True
+                await session.save()
+                await websocket.send_text("saved")
+
+        async def show(request: Request) -> JSONResponse:
+            return JSONResponse(dict(request.session))
+
+        return TestClient(
+            Starlette(
+                routes=[WebSocketRoute("/talk", talk), Route("/", show)],
+                middleware=[Middleware(SessionMiddleware, store=MemoryStore(), clock=clock)],
+            ),
+            base_url="https://testserver",
+        )
+
+    def test_what_changes_before_accept_and_what_is_saved_after_it_is_kept(
+        self, client: TestClient
+    ) -> None:
+        with client.websocket_connect("/talk") as websocket:
+            cookies = [v for k, v in websocket.extra_headers or [] if k == b"set-cookie"]
+            client.headers["cookie"] = cookies[0].decode().partition(";")[0]
+            websocket.send_text("later")
+            assert websocket.receive_text() == "saved"
+        assert client.get("/").json() == {"accepted": True, "later": True}
