@@ -92,7 +92,8 @@ def _literal(text: str) -> str:
 
 def _load_hook() -> ModuleType:
     spec = spec_from_file_location("pre_gen_project", HOOKS / "pre_gen_project.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     hook = module_from_spec(spec)
     spec.loader.exec_module(hook)
     return hook

@@ -6,12 +6,15 @@ import json
 from pathlib import Path
 
 answers = json.loads(r"""{{ cookiecutter | tojson }}""")
-config = f"config/{answers['environment']}.toml"
-server = "\n  docker compose up -d   # starts the server that holds the sessions"
-print(f"""
-{Path.cwd()}: sessions live in {answers["session_store"]} ({config}).
+has_server = Path("compose.yaml").exists()
 
-  cd {answers["project_slug"]}{server if Path("compose.yaml").exists() else ""}
-  make run    # http://127.0.0.1:8000
+print(
+    f"""
+Sessions live in the {answers["session_store"]} store: config/{answers["environment"]}.toml says so.
+
+  cd {Path.cwd()}
+{"  docker compose up -d  # the server that holds the sessions" if has_server else ""}
+  make run   # http://127.0.0.1:8000
   make test
-""")
+""".replace("\n\n  make", "\n  make")
+)

@@ -72,8 +72,8 @@ def check_slug(slug: str) -> str | None:
     """A folder's, a distribution's and a command's name."""
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", slug):
         return 'Use lower-case letters, digits and single hyphens between them, as in "my-app".'
-    if len(slug) > 50:
-        return f"Use 50 characters at the most; these are {len(slug)}."
+    if len(slug) > 40:
+        return f"Use 40 characters at the most; these are {len(slug)}."
     if slug.replace("-", "_") in TAKEN:
         return f'"{slug}" is a tool, a dependency or a folder of the project: use another name.'
     return None
@@ -83,10 +83,10 @@ def check_package(package: str) -> str | None:
     """A name that Python can import, and that hides no other."""
     if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", package):
         return 'Use lower-case letters, digits and single underscores between, as in "my_app".'
-    if len(package) > 50:
-        return f"Use 50 characters at the most; these are {len(package)}."
+    if len(package) > 40:
+        return f"Use 40 characters at the most; these are {len(package)}."
     if keyword.iskeyword(package) or package in sys.stdlib_module_names:
-        return f'"{package}" means something else in Python: use another name, as in "my_{package}".'
+        return f'"{package}" has a meaning in Python: use another name, as in "my_{package}".'
     if package in TAKEN:
         return f'"{package}" is a tool, a dependency or a folder of the project: use another name.'
     return None
@@ -108,6 +108,7 @@ def check_url(url: str, schemes: tuple[str, ...], variable: str) -> str | None:
         return f"Begin with one of {', '.join(f'{scheme}://' for scheme in schemes)}, then a place."
     try:
         parts = urlsplit(url)
+        parts.port  # noqa: B018 (reading it is the check)
         has_password = parts.password is not None or "password" in parse_qs(parts.query.lower())
     except ValueError as error:
         return f"Write a URL that can be read: {error}."

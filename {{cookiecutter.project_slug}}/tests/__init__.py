@@ -1,0 +1,1 @@
+"""The project's own tests, and in `contract.py` those of any session store."""

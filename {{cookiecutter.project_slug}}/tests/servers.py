@@ -54,7 +54,7 @@ def postgresql() -> Iterator[str]:
         options |= {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
     try:
         data, port = folder / "data", free_port()
-        initdb = [programs / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "--no-sync"]
+        initdb = [str(programs / "initdb"), "-D", str(data), "-U", "postgres", "-A", "trust", "-N"]
         subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, **options)
         server = [programs / "postgres", "-D", data, "-p", port, "-k", folder, "-c", "fsync=off"]
         with running(server, port, signal.SIGINT, **options):

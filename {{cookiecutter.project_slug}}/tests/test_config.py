@@ -152,7 +152,8 @@ class TestMistakes:
         assert len(error.splitlines()) == 3
 
     @pytest.mark.parametrize(
-        "url", ["redis://:s3cret@h h", "redis://user:s3cret@ ", "x y://u:s3cret@h", "a b?password=s3cret"]
+        "url",
+        ["redis://:s3cret@h h", "redis://u:s3cret@ ", "x y://u:s3cret@h", "a ?password=s3cret"],
     )
     def test_a_password_is_never_told(self, url: str) -> None:
         assert "s3cret" not in error_of(f'[cache]\nurl = "{url}"')

@@ -1,6 +1,4 @@
-"""The example pages. To begin your own, delete this, ``templates/``, ``static/`` and what ``app.py``
-takes from here.
-"""
+"""The example pages: delete them, ``templates/`` and ``static/`` when you begin your own."""
 
 from __future__ import annotations
 

@@ -149,9 +149,11 @@ class SessionManager:
         if record.expires <= self._clock():
             session._id = session._record = None
             session._cookie = CookieChange.REMOVE
-        elif old is None or self._always_save:
-            session._cookie = CookieChange.SET
-        elif old.expires != record.expires and self.max_age(session) is not None:
+        elif (
+            old is None
+            or self._always_save
+            or (old.expires != record.expires and self.max_age(session) is not None)
+        ):
             session._cookie = CookieChange.SET
 
     def _rebase(self, session: Session, latest: tuple[Record, dict[str, Any]] | None) -> None:

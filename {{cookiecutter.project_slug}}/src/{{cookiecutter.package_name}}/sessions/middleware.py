@@ -114,6 +114,4 @@ class SessionMiddleware:
 
     def _is_excluded(self, scope: Scope) -> bool:
         path: str = scope["path"].removeprefix(scope.get("root_path", ""))
-        return any(
-            path == prefix or path.startswith(prefix + "/") for prefix in self._exclude
-        )
+        return any(path == prefix or path.startswith(prefix + "/") for prefix in self._exclude)

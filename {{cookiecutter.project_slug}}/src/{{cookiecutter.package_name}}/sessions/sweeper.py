@@ -16,9 +16,9 @@ BATCH = 1000  # records removed before requests get their turn
 async def sweep_forever(store: SessionStore) -> None:
     """Sweep until cancelled. Expiry never waits for it: an expired record is never loaded."""
     while True:
+        swept = 0
         try:
-            while await store.delete_expired(BATCH) == BATCH:
-                await asyncio.sleep(0)
+            swept = await store.delete_expired(BATCH)
         except StoreUnavailable as error:
             logger.warning("Could not sweep expired sessions: %s", error)
-        await asyncio.sleep(INTERVAL)
+        await asyncio.sleep(0 if swept == BATCH else INTERVAL)

@@ -220,12 +220,15 @@ class PostgreSQL:
 
     async def run(self, work: Callable[[sa.Connection], T]) -> T:
         async with self._engine.connect() as connection:
-            return await connection.run_sync(work)
+            result: T = await connection.run_sync(work)
+            return result
 
     async def run_alone(self, work: Callable[[sa.Connection], T]) -> T:
-        async with self._engine.execution_options(isolation_level="READ COMMITTED").begin() as c:
-            await c.exec_driver_sql("SELECT pg_advisory_xact_lock(7381940265)")
-            return await c.run_sync(work)
+        engine = self._engine.execution_options(isolation_level="READ COMMITTED")
+        async with engine.begin() as connection:
+            await connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7381940265)")
+            result: T = await connection.run_sync(work)
+            return result
 
     async def aclose(self) -> None:
         await self._engine.dispose()

@@ -1,0 +1,43 @@
+# make new   asks, and generates a project beside this folder; OUT=folder for elsewhere, ARGS="..."
+#            for cookiecutter: make new ARGS="--no-input session_store=cache"
+# make test  lints, type-checks and tests the template and every combination of its answers
+#
+# Both install what they need into .venv first: pinned, with hashes, and nothing outside.
+
+OUT ?= ..
+ARGS ?=
+# The first of these that is new enough.
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& echo $$python && break; done)
+PYTHON_FILES := hooks tests new.py template_extension.py
+PIP := .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes
+
+.PHONY: new test pins
+.SILENT: new
+
+new: .venv/new
+	.venv/bin/python new.py --output-dir "$(OUT)" $(ARGS)
+
+test: .venv/dev
+	.venv/bin/ruff check $(PYTHON_FILES)
+	.venv/bin/ruff format --check $(PYTHON_FILES)
+	.venv/bin/mypy
+	.venv/bin/python -m pytest --numprocesses auto
+
+# After a change of pyproject.toml, or for newer versions.
+pins:
+	for set in new dev; do \
+	uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-annotate --no-header pyproject.toml \
+	$$([ $$set = new ] || echo --group $$set) --output-file requirements/$$set.txt; done
+
+.venv/dev: .venv/new requirements/dev.txt
+	$(PIP) --requirement requirements/dev.txt
+	touch $@
+
+.venv/new: requirements/new.txt
+	$(if $(PYTHON),,$(error Python 3.11 or newer is needed, and neither python3 nor python3.11 to 3.14 is; name one: make PYTHON=/path/to/python))
+	$(PYTHON) -m venv .venv
+	$(PIP) --requirement requirements/new.txt
+	touch $@

