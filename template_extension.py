@@ -8,11 +8,10 @@ from __future__ import annotations
 import html
 import json
 import re
+import runpy
 import sys
 from functools import cache
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from cookiecutter.exceptions import FailedHookException
@@ -47,9 +46,9 @@ def refuse_unusable(answers: dict[str, Any]) -> str:
     Later is too late: cookiecutter has then kept the answers for a replay, passwords included, and
     made a folder, wherever the slug pointed.
     """
-    hook = _load_hook()
-    if found := hook.find_problems(answers):
-        print(hook.describe(found), file=sys.stderr)
+    hook = runpy.run_path(str(HOOKS / "pre_gen_project.py"))
+    if problems := hook["find_problems"](answers):
+        print(hook["describe"](problems), file=sys.stderr)
         raise FailedHookException("Nothing was generated.")
     return ""
 
@@ -88,12 +87,3 @@ def _literal(text: str) -> str:
     """A Jinja expression whose value is the text."""
     escaped = text.encode("unicode_escape").decode().replace("'", "\\'")
     return f"{{{{ '{escaped}' }}}}"
-
-
-def _load_hook() -> ModuleType:
-    spec = spec_from_file_location("pre_gen_project", HOOKS / "pre_gen_project.py")
-    assert spec is not None
-    assert spec.loader is not None
-    hook = module_from_spec(spec)
-    spec.loader.exec_module(hook)
-    return hook

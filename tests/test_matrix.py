@@ -176,3 +176,7 @@ def test_a_new_machine_needs_only_the_two_commands(bake: Bake, tmp_path: Path) -
     installed = run(project, ".venv/bin/python", "-m", "pip", "list", PYTHONPATH="").lower()
     for package in ("redis", "sqlalchemy", "alembic", "valkey", "asyncpg"):
         assert package not in installed
+    store = "MY_APP__MIDDLEWARES__SESSION__STORE__"
+    cache = {f"{store}TYPE": "cache", f"{store}URI": "redis://localhost"}
+    refused = run(project, ".venv/bin/my-app", "run", status=2, **cache)
+    assert "pip install -e '.[cache]' in the project's folder" in refused

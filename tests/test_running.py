@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
+import runpy
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import ModuleType
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
@@ -17,18 +17,10 @@ import pytest
 from .conftest import CHOICES, PYTHON, TEMPLATE, Bake, run
 
 
-def load_servers() -> ModuleType:
-    """The generated project's own module for real servers."""
-    file = TEMPLATE / "{{cookiecutter.project_slug}}" / "tests" / "servers.py"
-    spec = importlib.util.spec_from_file_location("servers", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-servers: Any = load_servers()
+# The generated project's own module for real servers, run without leaving bytecode beside it.
+servers: Any = SimpleNamespace(
+    **runpy.run_path(str(TEMPLATE / "{{cookiecutter.project_slug}}" / "tests" / "servers.py"))
+)
 KINDS = [*CHOICES["session_store"], "postgresql"]
 
 
