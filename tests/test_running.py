@@ -16,7 +16,6 @@ import pytest
 
 from .conftest import CHOICES, PYTHON, TEMPLATE, Bake, run
 
-
 # The generated project's own module for real servers, run without leaving bytecode beside it.
 servers: Any = SimpleNamespace(
     **runpy.run_path(str(TEMPLATE / "{{cookiecutter.project_slug}}" / "tests" / "servers.py"))
