@@ -25,9 +25,17 @@ CHOICES = {
 COMBINATIONS = [dict(zip(CHOICES, answers, strict=True)) for answers in product(*CHOICES.values())]
 # What no choice covers: the database's second engine, and an environment that is not for debugging.
 VARIANTS = [
-    {"session_store": "database", "_database_url": "postgresql://postgres@localhost/postgres"},
+    {"session_store": "database", "_database_url": "postgresql://localhost/app"},
     *({"session_store": store, "environment": "prod"} for store in CHOICES["session_store"]),
 ]
+# Each kind of store: its engines differ, whatever the question calls them.
+KINDS = {
+    "memory": {"session_store": "memory"},
+    "file": {"session_store": "file"},
+    "cache": {"session_store": "cache"},
+    "sqlite": {"session_store": "database"},
+    "postgresql": {"session_store": "database", "_database_url": "postgresql://localhost/app"},
+}
 PYTHON = sys.executable
 
 Bake = Callable[..., Path]
@@ -49,6 +57,16 @@ def bake(cookies: Cookies) -> Bake:
         return path
 
     return bake
+
+
+@pytest.fixture
+def project_on_all_stores(bake: Bake) -> Path:
+    """A project with an environment for each kind of store, so that its tests run on all."""
+    project = bake()
+    for kind, answers in KINDS.items():
+        environment = bake(**answers, environment=kind) / "config" / f"{kind}.toml"
+        (project / "config" / environment.name).write_bytes(environment.read_bytes())
+    return project
 
 
 def run(folder: Path, *command: str, status: int = 0, **variables: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from .conftest import COMBINATIONS, PYTHON, TEMPLATE, VARIANTS, Bake, named, read, run
+from .conftest import COMBINATIONS, KINDS, PYTHON, TEMPLATE, VARIANTS, Bake, named, read, run
 
 ALL = [*COMBINATIONS, *VARIANTS]
 TEMPLATE_PROJECT = TEMPLATE / "{{cookiecutter.project_slug}}"
@@ -130,22 +130,13 @@ def test_its_own_tests_pass_and_none_is_skipped(bake: Bake, answers: dict[str, s
     assert re.search(r"^\d+ passed in ", printed, re.MULTILINE), printed
 
 
-def test_a_project_with_an_environment_for_each_store_passes_its_tests_on_all(bake: Bake) -> None:
-    project = bake()
-    for store in ("file", "database", "cache"):
-        other = bake(session_store=store, environment=store)
-        (project / "config" / f"{store}.toml").write_bytes(
-            (other / "config" / f"{store}.toml").read_bytes()
-        )
-    (project / "config" / "postgresql.toml").write_text(
-        '[database]\nurl = "postgresql://localhost/x"\n'
-        '[middlewares.session.store]\ntype = "database"\n'
-    )
-    printed = run(project, PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider")
+def test_a_project_on_all_stores_passes_its_tests_on_each(project_on_all_stores: Path) -> None:
+    pytest_ = (PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider")
+    printed = run(project_on_all_stores, *pytest_)
     assert re.search(r"^\d+ passed in ", printed, re.MULTILINE), printed
-    contract = run(project, PYTHON, "-m", "pytest", "--collect-only", "-q", "tests/test_stores.py")
-    for kind in ("memory", "file", "sqlite", "postgresql", "cache"):
-        assert f"test_create_never_overwrites[{kind}]" in contract
+    listed = run(project_on_all_stores, *pytest_, "--collect-only", "tests/test_stores.py")
+    for kind in KINDS:
+        assert f"test_create_never_overwrites[{kind}]" in listed
 
 
 @pytest.mark.parametrize("answers", COMBINATIONS, ids=named)

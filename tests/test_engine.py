@@ -1,0 +1,31 @@
+"""The engine's hard tests, on every store: see engine/README.md."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from .conftest import PYTHON, TEMPLATE, run
+
+ENGINE = TEMPLATE / "tests" / "engine"
+FILES = sorted(file.name for file in ENGINE.glob("test_*.py"))
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_the_engine_holds(project_on_all_stores: Path, file: str) -> None:
+    shutil.copy(ENGINE / file, project_on_all_stores / "tests")
+    command = (PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"tests/{file}")
+    printed = run(project_on_all_stores, *command)
+    assert re.search(r"^\d+ passed in ", printed, re.MULTILINE), printed
+
+
+def test_these_tests_are_as_clean_as_the_project(project_on_all_stores: Path) -> None:
+    for file in FILES:
+        shutil.copy(ENGINE / file, project_on_all_stores / "tests")
+    run(project_on_all_stores, PYTHON, "-m", "ruff", "check", "--no-cache")
+    run(project_on_all_stores, PYTHON, "-m", "ruff", "format", "--check", "--no-cache")
+    cache = TEMPLATE / ".mypy_cache" / "engine"
+    run(project_on_all_stores, PYTHON, "-m", "mypy", "--cache-dir", str(cache))
