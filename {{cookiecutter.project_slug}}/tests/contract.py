@@ -221,5 +221,36 @@ class StoreContract:
         assert await store.load(new) is None
         assert await store.load(signed_out) is not None
 
+    async def test_a_touched_session_still_belongs_to_its_owner(
+        self, store: SessionStore, clock: Clock
+    ) -> None:
+        key = new_key()
+        await store.create(key, Record(b"{}", clock(), clock() + 0.5, owner="ada"))
+        await store.touch(key, clock() + HOUR)
+        await asyncio.sleep(0.6)  # really: a cache server has a clock of its own
+        assert await store.delete_owned("ada") == 1
+        assert await store.load(key) is None
+
+    async def test_sign_ins_and_revocations_at_once_disturb_no_one(
+        self, store: SessionStore, record: Record
+    ) -> None:
+        owned = replace(record, owner="ada")
+        for _ in range(10):
+            keys = [new_key() for _ in range(4)]
+            revocations = asyncio.gather(*(store.delete_owned("ada") for _ in range(3)))
+            assert all(await asyncio.gather(*(store.create(key, owned) for key in keys)))
+            await revocations
+        await store.delete_owned("ada")
+        assert await store.delete_owned("ada") == 0
+        assert [await store.load(key) for key in keys] == [None] * 4
+
+    async def test_sweeps_at_once_disturb_no_one(
+        self, store: SessionStore, record: Record, clock: Clock
+    ) -> None:
+        await store.create(new_key(), record)
+        clock.advance(2 * HOUR)
+        swept = await asyncio.gather(*(store.delete_expired() for _ in range(3)))
+        assert sum(swept) in (0, 1)
+
     async def test_ping_returns_when_the_store_is_ready(self, store: SessionStore) -> None:
         await store.ping()

@@ -268,11 +268,40 @@ class TestIds:
         async with site.visitor(old) as attacker:
             assert await attacker.sees() == {}
 
-    async def test_removing_the_last_key_ends_the_session(self, site: Site) -> None:
+    async def test_removing_the_last_key_keeps_the_session_for_other_writers(
+        self, site: Site
+    ) -> None:
+        loaded, emptied = asyncio.Event(), asyncio.Event()
+
+        async def slowly_put(session: Session) -> None:
+            session["b"] = 1
+            loaded.set()
+            await emptied.wait()
+
         async with site.visitor() as visitor:
             await visitor.does(puts(a=1))
+            request = asyncio.create_task(visitor.does(slowly_put))
+            await loaded.wait()
             await visitor.does(lambda session: session.pop("a"))
-            assert visitor.id is None
+            emptied.set()
+            await request
+            assert await visitor.sees() == {"b": 1}
+
+    async def test_a_flush_that_failed_once_is_made_good_by_the_next_save(self, site: Site) -> None:
+        async def flush_and_recover(session: Session) -> None:
+            session.flush()
+            session["wrong"] = object()
+            with pytest.raises(SessionDataError):
+                await session.save()
+            session["wrong"] = "right"
+
+        async with site.visitor() as visitor:
+            await visitor.does(puts(a=1))
+            old = visitor.id
+            await visitor.does(flush_and_recover)
+            assert await visitor.sees() == {"wrong": "right"}
+        async with site.visitor(old) as attacker:
+            assert await attacker.sees() == {}
 
 
 class TestConcurrency:
@@ -302,6 +331,8 @@ class TestConcurrency:
             session["late"] = True
             loaded.set()
             await ended.wait()
+            await session.save()
+            session["later"] = True
 
         async with site.visitor() as visitor, site.visitor() as slow:
             await visitor.does(puts(a=1))
@@ -316,7 +347,7 @@ class TestConcurrency:
             assert response.status_code == 200
             assert "set-cookie" not in response.headers
             assert await slow.sees() == {}
-            assert "late" not in await visitor.sees()
+            assert not {"late", "later"} & set(await visitor.sees())
 
     async def test_a_removed_key_stays_removed_beside_another_change(self, site: Site) -> None:
         loaded, changed = asyncio.Event(), asyncio.Event()
@@ -444,7 +475,9 @@ class TestCookie:
 
 
 class TestRefusals:
-    @pytest.mark.parametrize("value", [object(), {1, 2}, float("nan"), "\ud800", b"bytes"])
+    @pytest.mark.parametrize(
+        "value", [object(), {1, 2}, float("nan"), "\ud800", b"bytes", [{1: 2}]]
+    )
     async def test_what_json_cannot_carry_is_refused_by_its_key(
         self, site: Site, value: Any
     ) -> None:
@@ -461,24 +494,32 @@ class TestRefusals:
                 await visitor.does(puts(big="x" * 100))
             assert await visitor.sees() == {"a": "x" * 90}
 
-    async def test_a_change_after_the_response_began_is_refused(self, site: Site) -> None:
+    @pytest.mark.parametrize(
+        ("change", "says"),
+        [(puts(late=1), "'late'"), (lambda session: session["a"].append(1), "a nested value")],
+    )
+    async def test_a_change_after_the_response_began_is_refused(
+        self, site: Site, change: Act, says: str
+    ) -> None:
         def stream(session: Session) -> Response:
             async def body() -> AsyncIterator[bytes]:
                 yield b"begun"
-                session["late"] = 1
+                change(session)
 
             return StreamingResponse(body())
 
         async with site.visitor() as visitor:
-            with pytest.raises(SessionClosed, match="'late'"):
+            await visitor.does(puts(a=[]))
+            with pytest.raises(SessionClosed, match=says):
                 await visitor.does(stream)
+            assert await visitor.sees() == {"a": []}
 
     async def test_an_owner_is_a_user_id(self, site: Site) -> None:
         def own(session: Session) -> None:
             session.owner = 42
             assert session.owner == "42"
-            for wrong in (True, 1.5, b"ada", object()):
-                with pytest.raises(TypeError):
+            for wrong in (True, 1.5, b"ada", object(), "a\0b", "\ud800", "x" * 256):
+                with pytest.raises((TypeError, ValueError)):
                     session.owner = wrong  # type: ignore[assignment]
 
         async with site.visitor() as visitor:
@@ -511,6 +552,19 @@ class TestFaults:
     async def test_who_does_not_need_it_notices_nothing(self, broken: Site) -> None:
         async with broken.visitor("A" * 43) as visitor:
             assert (await visitor.does(lambda session: "fine")).json() == "fine"
+
+    async def test_a_renewal_that_fails_disturbs_nobody(
+        self, clock: Clock, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        class ReadOnly(MemoryStore):
+            async def touch(self, key: str, expires: float) -> bool:
+                raise StoreUnavailable("read-only")
+
+        async with Site(ReadOnly(clock=clock), clock).visitor() as visitor:
+            await visitor.does(puts(a=1))
+            clock.advance(DAY)
+            assert await visitor.sees() == {"a": 1}
+            assert "Could not renew" in caplog.text
 
     async def test_what_cannot_be_saved_hands_out_no_cookie(self, broken: Site) -> None:
         async with broken.visitor() as visitor:

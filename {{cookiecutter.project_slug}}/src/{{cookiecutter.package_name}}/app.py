@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -56,11 +56,12 @@ def create_app(
         if config.debug and config.database and isinstance(settings.store, DatabaseStoreConfig):
             await migrate(config.database.url)
         sweeper = asyncio.create_task(sweep_forever(store))
-        yield
-        sweeper.cancel()
-        with suppress(asyncio.CancelledError):
-            await sweeper
-        await store.aclose()
+        try:
+            yield
+        finally:
+            sweeper.cancel()
+            await asyncio.gather(sweeper, return_exceptions=True)
+            await store.aclose()
 
     app = Starlette(
         debug=config.debug,

@@ -61,28 +61,29 @@ class SessionManager:
             SessionDataError: the data can't be saved. The stored record stays as it was.
             StoreUnavailable: the store can't do it.
         """
-        if session._error is not None:
+        if session._error is not None or session._lost:
             return
-        ended = session._id if session._wiped else None
-        if ended is not None:
-            session._id = session._record = None
         if session._record is not None:
             await self._update(session)
         elif dict.__len__(session) or session._owner is not None:
             await self._create(session)
-        elif ended is not None:
+        elif session._ended is not None:
             session._cookie = CookieChange.REMOVE
-        if ended is not None:  # last: if anything failed above, the old session is as it was
-            await self._store.delete(_key(ended))
-        session._rotate = session._wiped = False
+        session._rotate = False
+        if session._ended is not None:  # last: if anything failed above, the old session is there
+            await self._store.delete(_key(session._ended))
+            session._ended = None
 
     def is_unsaved(self, session: Session) -> bool:
         """Whether the session holds changes that were never saved."""
-        if session._error is not None or not session.accessed:
+        if session._error is not None or session._lost or not session.accessed:
             return False
         if session._record is None:
-            return bool(dict.__len__(session))
-        return session._wiped or self._has_changed(session, self._encode(session))
+            return bool(session._ended or session._owner or dict.__len__(session))
+        try:
+            return session._rotate or self._has_changed(session, self._encode(session))
+        except SessionDataError:
+            return True
 
     def max_age(self, session: Session) -> int | None:
         """The cookie's lifetime in seconds; None for as long as the browser runs."""
@@ -96,21 +97,26 @@ class SessionManager:
             return None
         try:
             return record, _decode(record.data)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             logger.warning("Ignored a session whose data is damaged: %s", error)
             return None
 
     async def _create(self, session: Session) -> None:
+        self._require_unsent_cookie(session)
         data, now = self._encode(session), self._clock()
+        _require_text_keys(session)
         expires = self._expiry.limit(now, now)
         if expires <= now:
             logger.warning("Saved no session: the date that `expiry` names is over")
             return
-        self._require_unsent_cookie(session)
-        session_id, record = new_id(), Record(data, now, expires, owner=session._owner)
-        if not await self._store.create(_key(session_id), record):
-            raise SessionError("the store has a record under an id that was never given out")
-        self._has_saved(session, session_id, record)
+        record = Record(data, now, expires, owner=session._owner)
+        # An id is never taken, but a store that lost its answer may have tried twice.
+        for _ in range(3):
+            session_id = new_id()
+            if await self._store.create(_key(session_id), record):
+                self._has_saved(session, session_id, record)
+                return
+        raise SessionError("the store has records under ids that were never given out")
 
     async def _update(self, session: Session) -> None:
         """Compare and swap. On a conflict, apply the request's own changes to the newer record."""
@@ -122,45 +128,50 @@ class SessionManager:
             if not session._rotate and not self._has_changed(session, data):
                 await self._renew(session, session._id, before, now)
                 return
-            expires = self._expiry.renewed(before.created, before.expires, now)
-            if not dict.__len__(session) and session._owner is None:
-                expires = now  # nothing is left to keep
+            if data != before.data:
+                _require_text_keys(session)
+            expires = self._renewed(before, now)
             after = Record(data, before.created, expires, before.version + 1, session._owner)
             session_id = new_id() if session._rotate else session._id
             move_to = _key(session_id) if session._rotate else None
-            if await self._store.update(_key(session._id), after, move_to=move_to):
+            # A refused move may be one whose answer was lost, and which was tried twice.
+            if await self._store.update(_key(session._id), after, move_to=move_to) or (
+                move_to is not None and await self._store.load(move_to) is not None
+            ):
                 self._has_saved(session, session_id, after)
                 return
             self._rebase(session, await self._load(session._id))
 
     async def _renew(self, session: Session, session_id: str, record: Record, now: float) -> None:
-        expires = self._expiry.renewed(record.created, record.expires, now)
-        if self._always_save:
-            expires = self._expiry.limit(record.created, now)
-        elif expires == record.expires:
+        """Put off the expiry. A store that can't do that now will be asked again."""
+        expires = self._renewed(record, now)
+        if expires == record.expires:
             return
-        if await self._store.touch(_key(session_id), expires):
-            self._has_saved(session, session_id, replace(record, expires=expires))
+        try:
+            if await self._store.touch(_key(session_id), expires):
+                self._has_saved(session, session_id, replace(record, expires=expires))
+        except StoreUnavailable as error:
+            logger.warning("Could not renew a session: %s", error)
+
+    def _renewed(self, record: Record, now: float) -> float:
+        if self._always_save:
+            return self._expiry.limit(record.created, now)
+        return self._expiry.renewed(record.created, record.expires, now)
 
     def _has_saved(self, session: Session, session_id: str, record: Record) -> None:
         """Note what the store now holds, and whether the browser must hear of it."""
         old = session._record if session_id == session._id else None
         session._id, session._record = session_id, record
-        if record.expires <= self._clock():
-            session._id = session._record = None
-            session._cookie = CookieChange.REMOVE
-        elif (
-            old is None
-            or self._always_save
-            or (old.expires != record.expires and self.max_age(session) is not None)
-        ):
+        is_renewed = old is not None and old.expires != record.expires
+        if old is None or (is_renewed and self.max_age(session) is not None) or self._always_save:
             session._cookie = CookieChange.SET
 
     def _rebase(self, session: Session, latest: tuple[Record, dict[str, Any]] | None) -> None:
         """Put the top-level changes of this request on top of what another has saved meanwhile."""
         assert session._record is not None
-        if latest is None:  # logged out, rotated or expired meanwhile: it stays dead
+        if latest is None:  # signed out, rotated or expired meanwhile: it stays dead
             session._id = session._record = None
+            session._lost = True
             return
         record, theirs = latest
         base = _decode(session._record.data)
@@ -185,6 +196,7 @@ class SessionManager:
 
     def _require_unsent_cookie(self, session: Session) -> None:
         if session._cookie_sent:
+            session._rotate = False
             raise SessionClosed(
                 "session: a new id can't reach the browser once the response has started. "
                 "Begin or rotate the session before."
@@ -219,6 +231,21 @@ def _key(session_id: str) -> str:
 
 def _dump(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+
+
+def _require_text_keys(session: Session) -> None:
+    """JSON would turn any other key of a dict into text: what comes back is not what was put."""
+    for key, value in dict.items(session):
+        if not isinstance(key, str) or not _has_text_keys(value):
+            raise SessionDataError(
+                f"session[{key!r}] can't be saved as JSON: the keys of a dict are strings"
+            )
+
+
+def _has_text_keys(value: object) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _has_text_keys(part) for key, part in value.items())
+    return not isinstance(value, (list, tuple)) or all(map(_has_text_keys, value))
 
 
 def _decode(data: bytes) -> dict[str, Any]:

@@ -15,15 +15,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .cookie import SessionCookie
 from .expiry import Expiry
 from .manager import SessionManager
-from .session import CookieChange, Session
+from .session import CookieChange, Session, SessionClosed
 from .store import SessionError, SessionStore, StoreUnavailable
 
 logger = logging.getLogger(__name__)
 
 _STARTS = {"http.response.start", "websocket.accept", "websocket.http.response.start"}
-_UNAVAILABLE = PlainTextResponse(
-    "Sessions are unavailable for the moment. Please try again.\n", 503, {"Retry-After": "5"}
-)
 
 
 class SessionMiddleware:
@@ -62,44 +59,52 @@ class SessionMiddleware:
             clock=clock,
         )
         self._exclude = tuple(prefix.rstrip("/") for prefix in exclude)
-        self._excluded = Session.unusable(
-            self._sessions, SessionError("this path has no session: `exclude` names it")
-        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
         if self._exclude and self._is_excluded(scope):
-            scope["session"] = self._excluded
+            reason = SessionError("this path has no session: `exclude` names it")
+            scope["session"] = Session.unusable(self._sessions, reason)
             await self._app(scope, receive, send)
             return
 
         session = await self._sessions.load(self._cookie.read(scope["headers"]))
         scope["session"] = session
 
+        unavailable: StoreUnavailable | None = None
+
         async def send_with_session(message: Message) -> None:
+            nonlocal unavailable
             if message["type"] in _STARTS and not session._cookie_sent:
-                await self._start(session, message)
+                try:
+                    await self._start(session, message)
+                except StoreUnavailable as error:
+                    unavailable = error
+                    raise
             await send(message)
 
         try:
             await self._app(scope, receive, send_with_session)
-        except StoreUnavailable as error:
-            if session._cookie_sent:
+        except Exception as error:  # the app may have raised another one because of ours
+            unavailable = error if isinstance(error, StoreUnavailable) else unavailable
+            if unavailable is None or session._cookie_sent:
                 raise
-            logger.error("Session store unavailable: %s", error)
-            if scope["type"] == "http":
-                await _UNAVAILABLE(scope, receive, send)
-            else:
-                await send({"type": "websocket.close", "code": 1013, "reason": "try again later"})
+            logger.error("Session store unavailable: %s", unavailable)
+            await _answer_unavailable(scope, receive, send)
+            return
         if scope["type"] == "websocket" and self._sessions.is_unsaved(session):
             logger.warning("A WebSocket changed its session without `await session.save()`: lost")
+        elif session._touched_late and self._sessions.is_unsaved(session):
+            raise SessionClosed.by("a nested value")
 
     async def _start(self, session: Session, message: Message) -> None:
         """Save the session, and add to the response's headers what follows from it."""
         if message.get("status", 200) < 500:
             await self._sessions.save(session)
+        else:
+            session._lost = True
         session._cookie_sent = True
         session._closed = message["type"] != "websocket.accept"
         headers = MutableHeaders(raw=list(message.get("headers", [])))
@@ -113,5 +118,16 @@ class SessionMiddleware:
         message["headers"] = headers.raw
 
     def _is_excluded(self, scope: Scope) -> bool:
-        path: str = scope["path"].removeprefix(scope.get("root_path", ""))
-        return any(path == prefix or path.startswith(prefix + "/") for prefix in self._exclude)
+        path, root = scope["path"], scope.get("root_path", "").rstrip("/")
+        if path.startswith(f"{root}/"):
+            path = path[len(root) :]
+        return any(path == prefix or path.startswith(f"{prefix}/") for prefix in self._exclude)
+
+
+async def _answer_unavailable(scope: Scope, receive: Receive, send: Send) -> None:
+    """Ask the visitor to come back (RFC 9110 15.6.4, RFC 6455 7.4.1)."""
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1013, "reason": "try again later"})
+        return
+    text = "Sessions are unavailable for the moment. Please try again.\n"
+    await PlainTextResponse(text, 503, {"Retry-After": "5"})(scope, receive, send)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 from starlette.middleware.sessions import Session as StarletteSession
 from starlette.requests import HTTPConnection
 
-from .store import Record, SessionError
+from .store import MAX_OWNER, Record, SessionError
 
 if TYPE_CHECKING:
     from .manager import SessionManager
@@ -27,6 +27,10 @@ class CookieChange(Enum):
 
 class SessionClosed(SessionError):
     """The session was changed when it could no longer be saved."""
+
+    @classmethod
+    def by(cls, what: str) -> Self:
+        return cls(f"session: {what} was changed after the response had started, too late to keep")
 
 
 class Session(StarletteSession):
@@ -49,10 +53,12 @@ class Session(StarletteSession):
         self._record = record
         self._owner = record.owner if record else None
         self._rotate = False
-        self._wiped = False  # flushed: what others wrote meanwhile goes too
+        self._ended: str | None = None  # the id that flush() left behind, until it is deleted
         self._cookie = CookieChange.NONE
-        self._cookie_sent = False  # with the response's start: no other can follow
-        self._closed = False  # nothing more is saved
+        self._cookie_sent = False  # the response has started: no other cookie can follow
+        self._closed = False  # no change is accepted any more
+        self._touched_late = False  # after it was closed
+        self._lost = False  # nothing is saved any more: it was ended elsewhere, or for nothing
         self._error: SessionError | None = None  # why it can't be used at all
 
     @classmethod
@@ -85,8 +91,9 @@ class Session(StarletteSession):
         """
         self._write("flush()")
         dict.clear(self)
-        self._owner = None
-        self._wiped = True
+        self._ended = self._ended or self._id
+        self._id = self._record = self._owner = None
+        self._rotate = False
 
     def clear(self) -> None:
         """As ``flush``, for code that knows only Starlette's sessions."""
@@ -111,6 +118,18 @@ class Session(StarletteSession):
         """
         await self._manager.save(self)
 
+    def pop(self, key: str, *default: Any) -> Any:
+        self._write(repr(key))
+        return dict.pop(self, key, *default)
+
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        self._write(repr(key))
+        return dict.setdefault(self, key, default)
+
+    def __reduce_ex__(self, protocol: object) -> tuple[type[dict[str, Any]], tuple[dict[str, Any]]]:
+        """Copies are plain dicts: there is one session."""
+        return dict, (dict(self),)
+
     @property
     def owner(self) -> str | None:
         """The user to whom the session belongs, if any; set it at sign-in."""
@@ -121,8 +140,13 @@ class Session(StarletteSession):
     def owner(self, user_id: str | int | None) -> None:
         if isinstance(user_id, bool) or not isinstance(user_id, (str, int, type(None))):
             raise TypeError(f"session.owner is a str, an int or None, not {user_id!r}")
+        owner = None if user_id is None else str(user_id)
+        if owner is not None and (len(owner) > MAX_OWNER or not _is_storable(owner)):
+            raise ValueError(
+                f"session.owner has up to {MAX_OWNER} characters, without NUL or lone surrogates"
+            )
         self._write("owner")
-        self._owner = None if user_id is None else str(user_id)
+        self._owner = owner
 
     @property
     def is_new(self) -> bool:
@@ -145,18 +169,24 @@ class Session(StarletteSession):
     def mark_accessed(self) -> None:
         """Note that the response depends on the session."""
         if self._error is not None:
-            raise self._error
+            raise self._error.with_traceback(None)
         self.accessed = True
+        self._touched_late = self._closed
 
     def _write(self, what: str) -> None:
         """Note that ``what`` is about to change."""
         self.mark_accessed()
         if self._closed:
-            raise SessionClosed(
-                f"session: {what} was changed after the response had started, too late to be saved."
-                " Change it before; in a WebSocket, call `await session.save()`."
-            )
+            raise SessionClosed.by(what)
         self.modified = True
+
+
+def _is_storable(owner: str) -> bool:
+    """Whether every store can carry it."""
+    try:
+        return b"\0" not in owner.encode()
+    except UnicodeEncodeError:
+        return False
 
 
 def _reader(name: str) -> Callable[..., Any]:
@@ -184,8 +214,8 @@ def _writer(name: str) -> Callable[..., Any]:
 # Every way to read or to change a dict that is not a method above.
 for _name in (
     *("__getitem__", "__contains__", "__iter__", "__len__", "__reversed__", "__eq__", "__or__"),
-    *("__ror__", "get", "keys", "values", "items", "copy"),
+    *("__ror__", "__ne__", "get", "keys", "values", "items", "copy"),
 ):
     setattr(Session, _name, _reader(_name))
-for _name in ("__setitem__", "__delitem__", "pop", "popitem", "setdefault"):
+for _name in ("__setitem__", "__delitem__", "popitem"):
     setattr(Session, _name, _writer(_name))

@@ -13,6 +13,8 @@ _HEADER = struct.Struct(">4sQddHI")
 _MAGIC = b"SES1"
 _NO_OWNER = 0xFFFF
 
+MAX_OWNER = 255  # characters: what every database can index
+
 
 class SessionError(Exception):
     """Base of every error that sessions and their stores raise."""
@@ -35,7 +37,8 @@ class Record:
     """One session as a store keeps it.
 
     ``data`` is opaque to the store. Times are Unix times in seconds. ``version`` is 1 at creation
-    and grows by one with each update. ``owner`` is the user whom the session belongs to, if any.
+    and grows by one with each update. ``owner`` is the user whom the session belongs to, if any:
+    up to ``MAX_OWNER`` characters that UTF-8 can carry, without NUL.
     """
 
     data: bytes
@@ -67,7 +70,13 @@ class Record:
             raise CorruptRecord("not a session record, or a damaged one")
         if length == _NO_OWNER:
             return cls(body, created, expires, version)
-        return cls(body[length:], created, expires, version, body[:length].decode())
+        if length > len(body):
+            raise CorruptRecord("shorter than its owner")
+        try:
+            owner = body[:length].decode()
+        except UnicodeDecodeError:
+            raise CorruptRecord("an owner that is not UTF-8") from None
+        return cls(body[length:], created, expires, version, owner)
 
 
 class SessionStore(Protocol):

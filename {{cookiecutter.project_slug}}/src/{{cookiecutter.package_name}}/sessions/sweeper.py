@@ -21,4 +21,6 @@ async def sweep_forever(store: SessionStore) -> None:
             swept = await store.delete_expired(BATCH)
         except StoreUnavailable as error:
             logger.warning("Could not sweep expired sessions: %s", error)
+        except Exception:  # a sweep that fails must not be the last one
+            logger.exception("Could not sweep expired sessions")
         await asyncio.sleep(0 if swept == BATCH else INTERVAL)

@@ -82,13 +82,11 @@ def _open_cache(uri: str) -> SessionStore:
 
 
 def _open_redis(uri: str) -> SessionStore:
-    from redis.asyncio import Redis
-
-    from .cache import CacheStore
+    from .cache import CacheStore, open_client
 
     scheme, _, rest = uri.partition(":")
     scheme = {"valkey": "redis", "valkeys": "rediss"}.get(scheme, scheme)
-    return CacheStore(Redis.from_url(f"{scheme}:{rest}"), prefix=PACKAGE)
+    return CacheStore(open_client(f"{scheme}:{rest}"), prefix=PACKAGE)
 
 
 for _scheme in ("redis", "rediss", "unix", "valkey", "valkeys"):

@@ -2,7 +2,8 @@
 
 Each record is one string, ``<prefix>:session:<key>``, with the server's own time to live. Changes
 are scripts that the server caches, so that comparing and swapping is one step and one round trip.
-``<prefix>:owner:<hash>`` is the set of an owner's keys.
+``<prefix>:owner:<hash>`` is the sorted set of an owner's sessions by expiry; a member whose session
+is gone does no harm, and goes when its time is over.
 """
 
 from __future__ import annotations
@@ -16,56 +17,99 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import RedisError
 
 from ..store import CorruptRecord, Record, StoreUnavailable
 
 logger = logging.getLogger(__name__)
 
-# In all scripts KEYS[1] is the session and ARGV[1] is the time now. The positions are those of
-# store.py's header, counted from 0 as GETRANGE does.
-_LIVE = """
-local function live(key)
+TIMEOUT = 2.0  # seconds to wait for a connection or an answer; a lost connection is tried twice
+
+# In every script KEYS[1] is the session, KEYS[2] its owner's set or "", and ARGV[1] the time now.
+# The positions are those of store.py's header, counted from 0 as GETRANGE does.
+_COMMON = """
+local key, owner, now = KEYS[1], KEYS[2], tonumber(ARGV[1])
+local function is_live()
   local expires = redis.call('GETRANGE', key, 12, 19)
-  return #expires == 8 and struct.unpack('>d', expires) > tonumber(ARGV[1])
+  return #expires == 8 and struct.unpack('>d', expires) > now
+end
+local function note_owner(member, expires)
+  if owner == '' then return end
+  redis.call('ZREMRANGEBYSCORE', owner, '-inf', now * 1000)
+  redis.call('ZADD', owner, expires, member)
+  redis.call('PEXPIREAT', owner, redis.call('ZRANGE', owner, -1, -1, 'WITHSCORES')[2])
 end
 """
-# KEYS[2]: the key to move to, if any. ARGV: now, the version to replace, the record, its expiry.
+# ARGV: now, the record, its expiry in milliseconds.
+_CREATE = (
+    _COMMON
+    + """
+if redis.call('EXISTS', key) == 1 then return 0 end
+redis.call('SET', key, ARGV[2], 'PXAT', ARGV[3])
+note_owner(key, ARGV[3])
+return 1
+"""
+)
+# KEYS[3]: the key to move to, if any. ARGV: as above, and the version to replace.
 _UPDATE = (
-    _LIVE
+    _COMMON
     + """
-if not live(KEYS[1]) or redis.call('GETRANGE', KEYS[1], 4, 11) ~= ARGV[2] then return 0 end
-if KEYS[2] and redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
-redis.call('SET', KEYS[2] or KEYS[1], ARGV[3], 'PXAT', ARGV[4])
-if KEYS[2] then redis.call('DEL', KEYS[1]) end
+local new_key = KEYS[3] or key
+if not is_live() or redis.call('GETRANGE', key, 4, 11) ~= ARGV[4] then return 0 end
+if new_key ~= key and redis.call('EXISTS', new_key) == 1 then return 0 end
+if new_key ~= key then redis.call('DEL', key) end
+if new_key ~= key and owner ~= '' then redis.call('ZREM', owner, key) end
+redis.call('SET', new_key, ARGV[2], 'PXAT', ARGV[3])
+note_owner(new_key, ARGV[3])
 return 1
 """
 )
-# ARGV: now, the packed expiry, the same in milliseconds.
+# ARGV: now, the expiry packed, the same in milliseconds. Returns the owner, "" for none.
 _TOUCH = (
-    _LIVE
+    _COMMON
     + """
-if not live(KEYS[1]) then return 0 end
-redis.call('SETRANGE', KEYS[1], 12, ARGV[2])
-redis.call('PEXPIREAT', KEYS[1], ARGV[3])
-return 1
+if not is_live() then return nil end
+redis.call('SETRANGE', key, 12, ARGV[2])
+redis.call('PEXPIREAT', key, ARGV[3])
+local length = struct.unpack('>I2', redis.call('GETRANGE', key, 28, 29))
+if length == 0xFFFF or length == 0 then return '' end
+return redis.call('GETRANGE', key, 34, 33 + length)
 """
 )
-# ARGV: now, and, to delete only what belongs to an owner, the owner.
+# ARGV: now, the expiry in milliseconds. After a touch, whose script could not name the set.
+_NOTE_OWNER = _COMMON + "if is_live() then note_owner(key, ARGV[2]) end"
+# ARGV: now, and, to delete only what belongs to the owner of KEYS[2], that owner.
 _DELETE = (
-    _LIVE
+    _COMMON
     + """
-if ARGV[2] then
-  local length = redis.call('GETRANGE', KEYS[1], 28, 29)
+if owner ~= '' then
+  redis.call('ZREM', owner, key)
+  local length = redis.call('GETRANGE', key, 28, 29)
   if #length < 2 or struct.unpack('>I2', length) ~= #ARGV[2]
-    or redis.call('GETRANGE', KEYS[1], 34, 33 + #ARGV[2]) ~= ARGV[2] then return 0 end
+    or (#ARGV[2] > 0 and redis.call('GETRANGE', key, 34, 33 + #ARGV[2]) ~= ARGV[2])
+  then return 0 end
 end
-local was_live = live(KEYS[1])
-redis.call('DEL', KEYS[1])
+local was_live = is_live()
+redis.call('DEL', key)
 return was_live and 1 or 0
 """
 )
+
+
+def open_client(uri: str) -> Redis:
+    """A pooled client. The query of ``uri`` may set redis-py's options: ``?socket_timeout=1``."""
+    pool = BlockingConnectionPool.from_url(
+        uri,
+        max_connections=64,
+        timeout=TIMEOUT,  # for a free connection
+        socket_timeout=TIMEOUT,
+        socket_connect_timeout=TIMEOUT,
+        retry=Retry(ExponentialWithJitterBackoff(base=0.01, cap=0.1), retries=1),
+    )
+    return Redis.from_pool(pool)
 
 
 class CacheStore:
@@ -77,18 +121,15 @@ class CacheStore:
         self._client = client
         self._prefix = prefix
         self._clock = clock
-        self._update_script = client.register_script(_UPDATE)
-        self._touch_script = client.register_script(_TOUCH)
-        self._delete_script = client.register_script(_DELETE)
+        self._create = client.register_script(_CREATE)
+        self._update = client.register_script(_UPDATE)
+        self._touch = client.register_script(_TOUCH)
+        self._note_owner = client.register_script(_NOTE_OWNER)
+        self._delete = client.register_script(_DELETE)
 
     async def create(self, key: str, record: Record) -> bool:
-        with _faults():
-            await self._note_owner(key, record)
-            return bool(
-                await self._client.set(
-                    self._session(key), record.to_bytes(), nx=True, pxat=_ms(record.expires)
-                )
-            )
+        raw, expires = record.to_bytes(), _ms(record.expires)
+        return bool(await self._run(self._create, [key], record.owner, raw, expires))
 
     async def load(self, key: str) -> Record | None:
         with _faults():
@@ -103,38 +144,30 @@ class CacheStore:
         return record if record.expires > self._clock() else None
 
     async def update(self, key: str, record: Record, *, move_to: str | None = None) -> bool:
-        with _faults():
-            await self._note_owner(move_to or key, record)
-            return await self._run(
-                self._update_script,
-                [key] if move_to is None else [key, move_to],
-                struct.pack(">Q", record.version - 1),
-                record.to_bytes(),
-                _ms(record.expires),
-            )
+        keys = [key] if move_to is None else [key, move_to]
+        raw, expires = record.to_bytes(), _ms(record.expires)
+        before = struct.pack(">Q", record.version - 1)
+        return bool(await self._run(self._update, keys, record.owner, raw, expires, before))
 
     async def touch(self, key: str, expires: float) -> bool:
-        with _faults():
-            return await self._run(
-                self._touch_script, [key], struct.pack(">d", expires), _ms(expires)
-            )
+        packed = struct.pack(">d", expires)
+        owner = await self._run(self._touch, [key], None, packed, _ms(expires))
+        if owner:
+            await self._run(self._note_owner, [key], owner.decode(), _ms(expires))
+        return owner is not None
 
     async def delete(self, key: str) -> bool:
-        with _faults():
-            return await self._run(self._delete_script, [key])
+        return bool(await self._run(self._delete, [key], None))
 
     async def delete_expired(self, limit: int = 1000) -> int:
         """Nothing to do: the server forgets each key when its time to live is over."""
         return 0
 
     async def delete_owned(self, owner: str) -> int:
-        removed = 0
         with _faults():
-            members = self._owner(owner)
-            for key in await _result(self._client.smembers(members)):
-                removed += await self._run(self._delete_script, [key.decode()], owner.encode())
-                await _result(self._client.srem(members, key))
-        return removed
+            names = await _result(self._client.zrange(self._owned_by(owner), 0, -1))
+        keys = [name.decode().rpartition(":")[2] for name in names]
+        return sum([await self._run(self._delete, [key], owner, owner) for key in keys])
 
     async def ping(self) -> None:
         with _faults():
@@ -146,23 +179,17 @@ class CacheStore:
     def _session(self, key: str) -> str:
         return f"{self._prefix}:session:{key}"
 
-    def _owner(self, owner: str) -> str:
+    def _owned_by(self, owner: str | None) -> str:
+        """The set of an owner's sessions, scored by expiry."""
+        if owner is None:
+            return ""
         return f"{self._prefix}:owner:{hashlib.sha256(owner.encode()).hexdigest()}"
 
-    async def _note_owner(self, key: str, record: Record) -> None:
-        """Before the record is written: a member without its session does no harm."""
-        if record.owner is None:
-            return
-        members = self._owner(record.owner)
-        async with self._client.pipeline(transaction=False) as pipeline:
-            pipeline.sadd(members, key)
-            pipeline.expireat(members, math.ceil(record.expires), nx=True)
-            pipeline.expireat(members, math.ceil(record.expires), gt=True)
-            await pipeline.execute()
-
-    async def _run(self, script: Any, keys: list[str], *args: bytes | int) -> bool:
-        names = [self._session(key) for key in keys]
-        return bool(await script(keys=names, args=[self._clock(), *args]))
+    async def _run(self, script: Any, keys: list[str], owner: str | None, *args: Any) -> Any:
+        session, *new = (self._session(key) for key in keys)
+        names = [session, self._owned_by(owner), *new]
+        with _faults():
+            return await script(keys=names, args=[self._clock(), *args])
 
 
 async def _result(answer: Any) -> Any:

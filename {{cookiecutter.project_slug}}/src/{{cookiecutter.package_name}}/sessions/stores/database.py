@@ -52,7 +52,7 @@ class DatabaseStore:
 
     async def load(self, key: str) -> Record | None:
         query = sa.select(*_RECORD).where(self._live(key))
-        row = await self._run(lambda connection: connection.execute(query).first())
+        row = await self._read(query)
         return None if row is None else Record(*row)
 
     async def update(self, key: str, record: Record, *, move_to: str | None = None) -> bool:
@@ -79,8 +79,7 @@ class DatabaseStore:
         return await self._change(sa.delete(sessions).where(sessions.c.owner == owner, live))
 
     async def ping(self) -> None:
-        query = sa.select(*_RECORD).limit(0)
-        await self._run(lambda connection: connection.execute(query).first())
+        await self._read(sa.select(*_RECORD).limit(0))
 
     async def aclose(self) -> None:
         await self._engine.aclose()
@@ -88,17 +87,22 @@ class DatabaseStore:
     def _live(self, key: str) -> sa.ColumnElement[bool]:
         return sa.and_(sessions.c.key == key, sessions.c.expires > self._clock())
 
-    async def _change(self, statement: sa.Executable) -> int:
-        return await self._run(lambda connection: int(connection.execute(statement).rowcount))
+    async def _read(self, query: sa.Select[Any]) -> Any:
+        return await self._run(lambda connection: connection.execute(query).first())
 
-    async def _run(self, work: Callable[[sa.Connection], T]) -> T:
+    async def _change(self, statement: sa.Executable) -> int:
+        return await self._run(
+            lambda connection: int(connection.execute(statement).rowcount), writes=True
+        )
+
+    async def _run(self, work: Callable[[sa.Connection], T], *, writes: bool = False) -> T:
         try:
             try:
-                return await self._engine.run(work)
+                return await self._engine.run(work, writes=writes)
             except sa.exc.DBAPIError as error:
                 if not error.connection_invalidated:
                     raise
-                return await self._engine.run(work)  # the server was restarted since the last one
+            return await self._engine.run(work, writes=writes)  # the server has been restarted
         except sa.exc.IntegrityError:
             raise
         except self._engine.errors as error:
@@ -110,8 +114,8 @@ class Engine(Protocol):
 
     errors: tuple[type[Exception], ...]
 
-    async def run(self, work: Callable[[sa.Connection], T]) -> T:
-        """Run ``work`` on a connection in autocommit mode."""
+    async def run(self, work: Callable[[sa.Connection], T], *, writes: bool = False) -> T:
+        """Run ``work`` on a connection in autocommit mode; say whether it ``writes``."""
 
     async def run_alone(self, work: Callable[[sa.Connection], T]) -> T:
         """Run ``work`` in a transaction of its own, while no other caller of this runs."""
@@ -152,18 +156,22 @@ class SQLite:
             url.set(drivername="sqlite"),
             isolation_level="AUTOCOMMIT",
             pool_reset_on_return=None,
-            connect_args={"timeout": TIMEOUT},
+            max_overflow=-1,  # never more connections than threads
+            connect_args={} if "timeout" in url.query else {"timeout": TIMEOUT},
         )
         sa.event.listen(self._engine, "do_connect", self._make_private)
         sa.event.listen(self._engine, "connect", _use_wal)
-        self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="sqlite")
+        # Readers never wait for a lock, and so not for writers that do.
+        self._readers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="sqlite-reader")
+        self._writers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="sqlite-writer")
 
-    async def run(self, work: Callable[[sa.Connection], T]) -> T:
+    async def run(self, work: Callable[[sa.Connection], T], *, writes: bool = False) -> T:
         def in_thread() -> T:
             with self._engine.connect() as connection:
                 return work(connection)
 
-        return await asyncio.get_running_loop().run_in_executor(self._threads, in_thread)
+        threads = self._writers if writes else self._readers
+        return await asyncio.get_running_loop().run_in_executor(threads, in_thread)
 
     async def run_alone(self, work: Callable[[sa.Connection], T]) -> T:
         def locked(connection: sa.Connection) -> T:
@@ -176,10 +184,11 @@ class SQLite:
             connection.exec_driver_sql("COMMIT")
             return result
 
-        return await self.run(locked)
+        return await self.run(locked, writes=True)
 
     async def aclose(self) -> None:
-        self._threads.shutdown(wait=True)
+        for threads in (self._readers, self._writers):
+            await asyncio.to_thread(threads.shutdown)
         self._engine.dispose()
 
     def _make_private(self, *_: Any) -> None:
@@ -210,15 +219,23 @@ class PostgreSQL:
             OSError,
             TimeoutError,
         )
+        options: dict[str, Any] = {"timeout": TIMEOUT, "command_timeout": TIMEOUT}
+        for name, value in url.query.items():
+            if name in options:
+                options[name] = float(str(value))
+            elif name in ("ssl", "sslmode"):  # libpq's name, which hosts hand out
+                options["ssl"] = value
+            else:
+                raise ValueError(f"{name!r} is not one of timeout, command_timeout, sslmode")
         self._engine = create_async_engine(
-            url.set(drivername="postgresql+asyncpg"),
+            url.set(drivername="postgresql+asyncpg", query={}),
             isolation_level="AUTOCOMMIT",
             pool_reset_on_return=None,
             pool_timeout=TIMEOUT,
-            connect_args={"timeout": TIMEOUT, "command_timeout": TIMEOUT},
+            connect_args=options,
         )
 
-    async def run(self, work: Callable[[sa.Connection], T]) -> T:
+    async def run(self, work: Callable[[sa.Connection], T], *, writes: bool = False) -> T:
         async with self._engine.connect() as connection:
             result: T = await connection.run_sync(work)
             return result

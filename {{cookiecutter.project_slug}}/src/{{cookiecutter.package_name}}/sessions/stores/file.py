@@ -10,28 +10,29 @@ ends with the process that holds it.
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import hashlib
 import logging
 import os
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import TypeVar
 
 from ..store import CorruptRecord, Record, StoreUnavailable
 
 logger = logging.getLogger(__name__)
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
-_STALE = 3600  # seconds after which a temporary file was left by a writer that died
+TIMEOUT = 5.0  # seconds to wait for another writer of the same sub-folder
+_STALE = 3600  # seconds after which a file that is no record was left by a writer that died
 
 
 class FileStore:
@@ -41,14 +42,17 @@ class FileStore:
         self._folder = Path(path).absolute()
         self._owners = self._folder / "owners"
         self._clock = clock
-        self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="file-store")
+        # Readers never wait for a lock, and so not for writers that do.
+        self._readers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="file-reader")
+        self._writers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="file-writer")
         self._sweep: Iterator[bool] | None = None
+        self._sweeping = threading.Lock()
 
     async def create(self, key: str, record: Record) -> bool:
         return await self._in_thread(self._create, key, record)
 
     async def load(self, key: str) -> Record | None:
-        return await self._in_thread(self._read, key)
+        return await self._in_thread(self._read, key, of=self._readers)
 
     async def update(self, key: str, record: Record, *, move_to: str | None = None) -> bool:
         return await self._in_thread(self._update, key, record, move_to)
@@ -69,12 +73,15 @@ class FileStore:
         await self._in_thread(self._ping)
 
     async def aclose(self) -> None:
-        self._threads.shutdown(wait=False)
+        for threads in (self._readers, self._writers):
+            await asyncio.to_thread(threads.shutdown)
 
-    async def _in_thread(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def _in_thread(
+        self, work: Callable[..., T], *args: object, of: ThreadPoolExecutor | None = None
+    ) -> T:
         loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(self._threads, partial(work, *args, **kwargs))
+            return await loop.run_in_executor(of or self._writers, work, *args)
         except OSError as error:
             at = error.filename or self._folder
             raise StoreUnavailable(f"file store: {error.strerror or error}: {at}") from error
@@ -109,6 +116,8 @@ class FileStore:
             self._write(move_to or key, record)
             if move_to is not None:
                 self._remove(key, current.owner)
+            elif current.owner not in (None, record.owner):
+                self._marker(key, current.owner).unlink(missing_ok=True)
             return True
 
     def _touch(self, key: str, expires: float) -> bool:
@@ -124,52 +133,51 @@ class FileStore:
         with self._locked(key):
             record = self._read_any(key)
             if owner is not None and (record is None or record.owner != owner):
+                self._marker(key, owner).unlink(missing_ok=True)
                 return False
             self._remove(key, record.owner if record else None)
             return record is not None and record.expires > self._clock()
 
     def _delete_owned(self, owner: str) -> int:
-        folder = self._owner_folder(owner)
-        if not folder.is_dir():
-            return 0
-        removed = 0
-        for marker in list(folder.iterdir()):
-            removed += self._delete(marker.name, owner)
-            marker.unlink(missing_ok=True)
-        with suppress(OSError):  # a sign-in has just put a new marker there
-            folder.rmdir()
-        return removed
+        folder = self._marker("", owner)
+        keys = [marker.name for marker in folder.iterdir()] if folder.is_dir() else []
+        return sum([self._delete(key, owner) for key in keys])
 
     def _delete_expired(self, limit: int) -> int:
         """Go on where the last sweep stopped, until ``limit`` are removed or all was seen."""
-        removed = 0
-        if self._sweep is None:
-            self._sweep = self._sweep_all()
-        for was_removed in self._sweep:
-            removed += was_removed
-            if removed == limit:
-                return removed
-        self._sweep = None
-        return removed
+        with self._sweeping:
+            removed = 0
+            self._sweep = self._sweep or self._sweep_all()
+            for was_removed in self._sweep:
+                removed += was_removed
+                if removed == limit:
+                    return removed
+            self._sweep = None
+            return removed
 
     def _sweep_all(self) -> Iterator[bool]:
         for path in self._folder.glob("[0-9a-f][0-9a-f]/*"):
-            if path.suffix == ".tmp":
-                with suppress(FileNotFoundError):
-                    if path.stat().st_mtime < time.time() - _STALE:
-                        path.unlink()
-            elif path.name != "lock":
-                yield self._sweep_one(path.name)
+            try:
+                yield path.name != "lock" and self._sweep_one(path)
+            except OSError as error:  # of this entry alone
+                logger.warning("Could not sweep %s: %s", path, error.strerror)
 
-    def _sweep_one(self, key: str) -> bool:
-        record = self._read_any(key)
-        if record is None or record.expires > self._clock():
+    def _sweep_one(self, path: Path) -> bool:
+        try:
+            record = Record.from_bytes(path.read_bytes())
+        except FileNotFoundError:
             return False
-        with self._locked(key):  # look again: it may have been touched meanwhile
-            record = self._read_any(key)
-            if record is None or record.expires > self._clock():
+        except CorruptRecord:  # or a temporary file that may still be written
+            if path.stat().st_mtime < time.time() - _STALE:
+                path.unlink(missing_ok=True)
+            return False
+        if record.expires > self._clock():
+            return False
+        with self._locked(path.name):  # look again: it may have been touched meanwhile
+            current = self._read_any(path.name)
+            if current is None or current.expires > self._clock():
                 return False
-            self._remove(key, record.owner)
+            self._remove(path.name, current.owner)
             return True
 
     def _ping(self) -> None:
@@ -181,16 +189,15 @@ class FileStore:
     def _path(self, key: str) -> Path:
         return self._folder / key[:2] / key
 
-    def _owner_folder(self, owner: str) -> Path:
-        return self._owners / hashlib.sha256(owner.encode()).hexdigest()
+    def _marker(self, key: str, owner: str) -> Path:
+        return self._owners / hashlib.sha256(owner.encode()).hexdigest() / key
 
     def _write(self, key: str, record: Record) -> None:
         path = self._path(key)
         if record.owner is not None:  # marked before it is written: no owned session is missed
-            marker = self._owner_folder(record.owner) / key
-            if not marker.exists():
-                self._make_folder(marker.parent)
-                _write_private(marker, b"")
+            marker = self._marker(key, record.owner)
+            self._make_folder(marker.parent)
+            _write_private(marker, b"")
         temporary = path.with_name(f"{secrets.token_hex(8)}.tmp")
         try:
             _write_private(temporary, record.to_bytes())
@@ -202,7 +209,7 @@ class FileStore:
     def _remove(self, key: str, owner: str | None) -> None:
         self._path(key).unlink(missing_ok=True)
         if owner is not None:
-            (self._owner_folder(owner) / key).unlink(missing_ok=True)
+            self._marker(key, owner).unlink(missing_ok=True)
 
     @contextmanager
     def _locked(self, *keys: str) -> Iterator[None]:
@@ -212,7 +219,7 @@ class FileStore:
                 self._make_folder(folder)
                 lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
                 locks.callback(os.close, lock)
-                fcntl.flock(lock, fcntl.LOCK_EX)
+                _lock(lock, folder)
             yield
 
     def _make_folder(self, folder: Path) -> None:
@@ -220,6 +227,20 @@ class FileStore:
             if folder != self._folder:
                 self._make_folder(folder.parent)
             folder.mkdir(mode=0o700, parents=folder == self._folder, exist_ok=True)
+
+
+def _lock(file: int, folder: Path) -> None:
+    """Wait for a lock, but not for ever: its holder may have been stopped."""
+    deadline = time.monotonic() + TIMEOUT
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise TimeoutError(
+                    errno.ETIMEDOUT, f"no turn to write within {TIMEOUT} s", str(folder)
+                ) from None
+            time.sleep(0.002)
 
 
 def _write_private(path: Path, content: bytes) -> None:

@@ -8,7 +8,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 from ..store import Record
 
@@ -30,7 +29,7 @@ class MemoryStore:
         self._records: OrderedDict[str, Record] = OrderedDict()
         self._owned: dict[str, set[str]] = {}
         self._by_minute: dict[int, set[str]] = {}
-        self._minutes: list[int] = []  # a heap of the keys of _by_minute, emptied ones among them
+        self._minutes: list[int] = []  # the keys of _by_minute, as a heap
         self._warned = False
 
     async def create(self, key: str, record: Record) -> bool:
@@ -71,12 +70,11 @@ class MemoryStore:
         this_minute = _minute(self._clock())
         removed = 0
         while self._minutes and self._minutes[0] < this_minute and removed < limit:
-            keys = self._by_minute.get(self._minutes[0])
-            if keys is None:
-                heapq.heappop(self._minutes)
-            else:
+            if keys := self._by_minute[self._minutes[0]]:
                 self._remove(next(iter(keys)))
                 removed += 1
+            else:
+                del self._by_minute[heapq.heappop(self._minutes)]
         return removed
 
     async def delete_owned(self, owner: str) -> int:
@@ -100,9 +98,11 @@ class MemoryStore:
 
     def _remove(self, key: str) -> None:
         record = self._records.pop(key)
+        self._by_minute[_minute(record.expires)].discard(key)
         if record.owner is not None:
-            _discard(self._owned, record.owner, key)
-        _discard(self._by_minute, _minute(record.expires), key)
+            self._owned[record.owner].discard(key)
+            if not self._owned[record.owner]:
+                del self._owned[record.owner]
 
     def _replace(self, key: str, record: Record, new_key: str) -> None:
         current = self._records[key]
@@ -126,9 +126,3 @@ class MemoryStore:
 
 def _minute(time: float) -> int:
     return int(time // 60)
-
-
-def _discard(index: dict[Any, set[str]], at: Any, key: str) -> None:
-    index[at].discard(key)
-    if not index[at]:
-        del index[at]
