@@ -17,6 +17,8 @@ from .store import Record, SessionError, SessionStore, StoreUnavailable
 
 logger = logging.getLogger(__name__)
 
+_MAX_TRIES = 1000  # each that fails means that another one succeeded
+
 
 class SessionDataError(SessionError, ValueError):
     """The session's data can't be saved: JSON can't carry it, or it is too large."""
@@ -122,7 +124,9 @@ class SessionManager:
         """Compare and swap. On a conflict, apply the request's own changes to the newer record."""
         if session._rotate:
             self._require_unsent_cookie(session)
-        while session._record is not None and session._id is not None:
+        for _ in range(_MAX_TRIES):
+            if session._record is None or session._id is None:
+                return
             before, now = session._record, self._clock()
             data = self._encode(session) if session.accessed else before.data
             if not session._rotate and not self._has_changed(session, data):
@@ -141,6 +145,7 @@ class SessionManager:
                 self._has_saved(session, session_id, after)
                 return
             self._rebase(session, await self._load(session._id))
+        raise StoreUnavailable(f"{_MAX_TRIES} others saved the session first, one after another")
 
     async def _renew(self, session: Session, session_id: str, record: Record, now: float) -> None:
         """Put off the expiry. A store that can't do that now will be asked again."""

@@ -99,7 +99,7 @@ class Session(StarletteSession):
         """As ``flush``, for code that knows only Starlette's sessions."""
         self.flush()
 
-    def update(self, *args: Any, **kwargs: Any) -> None:
+    def update(self, /, *args: Any, **kwargs: Any) -> None:
         changes = dict(*args, **kwargs)
         self._write(", ".join(map(repr, changes)))
         dict.update(self, changes)
