@@ -76,16 +76,18 @@ class SessionManager:
             await self._store.delete(_key(session._ended))
             session._ended = None
 
-    def is_unsaved(self, session: Session) -> bool:
-        """Whether the session holds changes that were never saved."""
+    def find_unsaved(self, session: Session) -> str:
+        """The names of the changes that were never saved; "" if there are none."""
         if session._error is not None or session._lost or not session.accessed:
-            return False
-        if session._record is None:
-            return bool(session._ended or session._owner or dict.__len__(session))
-        try:
-            return session._rotate or self._has_changed(session, self._encode(session))
-        except SessionDataError:
-            return True
+            return ""
+        if session._closed and not any(map(_is_nested, dict.values(session))):
+            return ""  # a closed session refuses all but nested changes
+        removed, changed = _changes(session)
+        names = [repr(key) for key in (*removed, *changed)]
+        if session._owner != (session._record.owner if session._record else None):
+            names.append("owner")
+        names += ["rotate_id()"] * session._rotate + ["flush()"] * (session._ended is not None)
+        return ", ".join(names)
 
     def max_age(self, session: Session) -> int | None:
         """The cookie's lifetime in seconds; None for as long as the browser runs."""
@@ -179,13 +181,7 @@ class SessionManager:
             session._lost = True
             return
         record, theirs = latest
-        base = _decode(session._record.data)
-        removed = [key for key in base if not dict.__contains__(session, key)]
-        changed = {
-            key: value
-            for key, value in dict.items(session)
-            if key not in base or _dump(base[key]) != _dump(value)
-        }
+        removed, changed = _changes(session)
         dict.clear(session)
         dict.update(session, theirs)
         for key in removed:
@@ -236,6 +232,29 @@ def _key(session_id: str) -> str:
 
 def _dump(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+
+
+def _changes(session: Session) -> tuple[list[str], dict[str, Any]]:
+    """The request's own top-level changes: keys removed, and keys set with their values."""
+    before = {} if session._record is None else _decode(session._record.data)
+    removed = [key for key in before if not dict.__contains__(session, key)]
+    changed = {
+        key: value
+        for key, value in dict.items(session)
+        if key not in before or not _is_same(before[key], value)
+    }
+    return removed, changed
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    try:
+        return _dump(one) == _dump(other)
+    except (TypeError, ValueError, RecursionError):
+        return False
+
+
+def _is_nested(value: object) -> bool:
+    return isinstance(value, (dict, list))
 
 
 def _require_text_keys(session: Session) -> None:

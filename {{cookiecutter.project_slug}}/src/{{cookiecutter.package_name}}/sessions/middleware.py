@@ -94,10 +94,12 @@ class SessionMiddleware:
             logger.error("Session store unavailable: %s", unavailable)
             await _answer_unavailable(scope, receive, send)
             return
-        if scope["type"] == "websocket" and self._sessions.is_unsaved(session):
-            logger.warning("A WebSocket changed its session without `await session.save()`: lost")
-        elif session._touched_late and self._sessions.is_unsaved(session):
-            raise SessionClosed.by("a nested value")
+        finally:
+            unavailable = None  # its traceback holds this frame: leave no cycle behind
+        if lost := self._sessions.find_unsaved(session):
+            if session._closed:
+                raise SessionClosed.by(lost)
+            logger.warning("Lost what changed without `await session.save()`: %s", lost)
 
     async def _start(self, session: Session, message: Message) -> None:
         """Save the session, and add to the response's headers what follows from it."""

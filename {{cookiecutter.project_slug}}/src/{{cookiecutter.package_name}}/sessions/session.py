@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
+from copy import copy
 from datetime import UTC, datetime
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, Self
@@ -57,7 +58,6 @@ class Session(StarletteSession):
         self._cookie = CookieChange.NONE
         self._cookie_sent = False  # the response has started: no other cookie can follow
         self._closed = False  # no change is accepted any more
-        self._touched_late = False  # after it was closed
         self._lost = False  # nothing is saved any more: it was ended elsewhere, or for nothing
         self._error: SessionError | None = None  # why it can't be used at all
 
@@ -119,11 +119,13 @@ class Session(StarletteSession):
         await self._manager.save(self)
 
     def pop(self, key: str, *default: Any) -> Any:
-        self._write(repr(key))
+        if key in self:
+            self._write(repr(key))
         return dict.pop(self, key, *default)
 
     def setdefault(self, key: str, default: Any = None) -> Any:
-        self._write(repr(key))
+        if key not in self:
+            self._write(repr(key))
         return dict.setdefault(self, key, default)
 
     def __reduce_ex__(self, protocol: object) -> tuple[type[dict[str, Any]], tuple[dict[str, Any]]]:
@@ -169,9 +171,8 @@ class Session(StarletteSession):
     def mark_accessed(self) -> None:
         """Note that the response depends on the session."""
         if self._error is not None:
-            raise self._error.with_traceback(None)
+            raise copy(self._error)  # its traceback would hold on to the request
         self.accessed = True
-        self._touched_late = self._closed
 
     def _write(self, what: str) -> None:
         """Note that ``what`` is about to change."""

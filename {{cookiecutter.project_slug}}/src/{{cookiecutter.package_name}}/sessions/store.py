@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from typing import Protocol, Self
 
 # Fixed positions, so that a script on a cache server can compare and replace a field in place:
-# magic 0:4, version 4:12, expires 12:20, created 20:28, length of owner 28:30, checksum 30:34.
-_HEADER = struct.Struct(">4sQddHI")
+# magic 0:4, version 4:12, expires 12:20 and its checksum 20:24, then the checksum of all the rest
+# 24:28, created 28:36, length of owner 36:38, owner, data.
+_HEADER = struct.Struct(">4sQ12sI")
+_EXPIRES = struct.Struct(">dI")
+_FIELDS = struct.Struct(">dH")
 _MAGIC = b"SES1"
 _NO_OWNER = 0xFFFF
 
@@ -51,9 +54,9 @@ class Record:
         """The record in one piece, for stores that keep bytes."""
         owner = b"" if self.owner is None else self.owner.encode()
         length = _NO_OWNER if self.owner is None else len(owner)
-        body = owner + self.data
-        times = (self.version, self.expires, self.created)
-        return _HEADER.pack(_MAGIC, *times, length, zlib.crc32(body)) + body
+        body = _FIELDS.pack(self.created, length) + owner + self.data
+        checksum = _checksum(self.version, body)
+        return _HEADER.pack(_MAGIC, self.version, pack_expires(self.expires), checksum) + body
 
     @classmethod
     def from_bytes(cls, raw: bytes) -> Self:
@@ -62,21 +65,29 @@ class Record:
         Raises:
             CorruptRecord: ``raw`` is truncated, damaged, or something else altogether.
         """
-        if len(raw) < _HEADER.size:
+        if len(raw) < _HEADER.size + _FIELDS.size:
             raise CorruptRecord("shorter than a record's header")
-        magic, version, expires, created, length, checksum = _HEADER.unpack_from(raw)
+        magic, version, packed, checksum = _HEADER.unpack_from(raw)
+        expires, expires_checksum = _EXPIRES.unpack(packed)
         body = raw[_HEADER.size :]
-        if magic != _MAGIC or zlib.crc32(body) != checksum:
+        is_whole = checksum == _checksum(version, body)
+        if magic != _MAGIC or not is_whole or expires_checksum != zlib.crc32(packed[:8]):
             raise CorruptRecord("not a session record, or a damaged one")
+        created, length = _FIELDS.unpack_from(body)
+        rest = body[_FIELDS.size :]
         if length == _NO_OWNER:
-            return cls(body, created, expires, version)
-        if length > len(body):
-            raise CorruptRecord("shorter than its owner")
-        try:
-            owner = body[:length].decode()
-        except UnicodeDecodeError:
-            raise CorruptRecord("an owner that is not UTF-8") from None
-        return cls(body[length:], created, expires, version, owner)
+            return cls(rest, created, expires, version)
+        return cls(rest[length:], created, expires, version, rest[:length].decode())
+
+
+def _checksum(version: int, body: bytes) -> int:
+    return zlib.crc32(body, zlib.crc32(version.to_bytes(8, "big")))
+
+
+def pack_expires(expires: float) -> bytes:
+    """The field of a record's bytes that a touch replaces."""
+    packed = struct.pack(">d", expires)
+    return packed + struct.pack(">I", zlib.crc32(packed))
 
 
 class SessionStore(Protocol):

@@ -22,7 +22,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import RedisError
 
-from ..store import CorruptRecord, Record, StoreUnavailable
+from ..store import CorruptRecord, Record, StoreUnavailable, pack_expires
 
 logger = logging.getLogger(__name__)
 
@@ -60,10 +60,10 @@ _UPDATE = (
 local new_key = KEYS[3] or key
 if not is_live() or redis.call('GETRANGE', key, 4, 11) ~= ARGV[4] then return 0 end
 if new_key ~= key and redis.call('EXISTS', new_key) == 1 then return 0 end
+redis.call('SET', new_key, ARGV[2], 'PXAT', ARGV[3])  -- first: a full server refuses it
+note_owner(new_key, ARGV[3])
 if new_key ~= key then redis.call('DEL', key) end
 if new_key ~= key and owner ~= '' then redis.call('ZREM', owner, key) end
-redis.call('SET', new_key, ARGV[2], 'PXAT', ARGV[3])
-note_owner(new_key, ARGV[3])
 return 1
 """
 )
@@ -74,9 +74,9 @@ _TOUCH = (
 if not is_live() then return nil end
 redis.call('SETRANGE', key, 12, ARGV[2])
 redis.call('PEXPIREAT', key, ARGV[3])
-local length = struct.unpack('>I2', redis.call('GETRANGE', key, 28, 29))
+local length = struct.unpack('>I2', redis.call('GETRANGE', key, 36, 37))
 if length == 0xFFFF or length == 0 then return '' end
-return redis.call('GETRANGE', key, 34, 33 + length)
+return redis.call('GETRANGE', key, 38, 37 + length)
 """
 )
 # ARGV: now, the expiry in milliseconds. After a touch, whose script could not name the set.
@@ -87,9 +87,9 @@ _DELETE = (
     + """
 if owner ~= '' then
   redis.call('ZREM', owner, key)
-  local length = redis.call('GETRANGE', key, 28, 29)
+  local length = redis.call('GETRANGE', key, 36, 37)
   if #length < 2 or struct.unpack('>I2', length) ~= #ARGV[2]
-    or (#ARGV[2] > 0 and redis.call('GETRANGE', key, 34, 33 + #ARGV[2]) ~= ARGV[2])
+    or (#ARGV[2] > 0 and redis.call('GETRANGE', key, 38, 37 + #ARGV[2]) ~= ARGV[2])
   then return 0 end
 end
 local was_live = is_live()
@@ -150,8 +150,7 @@ class CacheStore:
         return bool(await self._run(self._update, keys, record.owner, raw, expires, before))
 
     async def touch(self, key: str, expires: float) -> bool:
-        packed = struct.pack(">d", expires)
-        owner = await self._run(self._touch, [key], None, packed, _ms(expires))
+        owner = await self._run(self._touch, [key], None, pack_expires(expires), _ms(expires))
         if owner:
             await self._run(self._note_owner, [key], owner.decode(), _ms(expires))
         return owner is not None

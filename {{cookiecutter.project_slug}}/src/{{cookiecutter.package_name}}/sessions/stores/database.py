@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -71,8 +72,10 @@ class DatabaseStore:
         return await self._change(sa.delete(sessions).where(self._live(key))) == 1
 
     async def delete_expired(self, limit: int = 1000) -> int:
-        expired = sa.select(sessions.c.key).where(sessions.c.expires <= self._clock()).limit(limit)
-        return await self._change(sa.delete(sessions).where(sessions.c.key.in_(expired)))
+        is_expired = sessions.c.expires <= self._clock()
+        batch = sa.select(sessions.c.key).where(is_expired).limit(limit)
+        # Asked twice: a row may be touched between the two.
+        return await self._change(sa.delete(sessions).where(sessions.c.key.in_(batch), is_expired))
 
     async def delete_owned(self, owner: str) -> int:
         live = sessions.c.expires > self._clock()
@@ -160,7 +163,8 @@ class SQLite:
             connect_args={} if "timeout" in url.query else {"timeout": TIMEOUT},
         )
         sa.event.listen(self._engine, "do_connect", self._make_private)
-        sa.event.listen(self._engine, "connect", _use_wal)
+        sa.event.listen(self._engine, "connect", self._prepare)
+        sa.event.listen(self._engine, "checkout", self._refuse_removed)
         # Readers never wait for a lock, and so not for writers that do.
         self._readers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="sqlite-reader")
         self._writers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="sqlite-writer")
@@ -171,7 +175,8 @@ class SQLite:
                 return work(connection)
 
         threads = self._writers if writes else self._readers
-        return await asyncio.get_running_loop().run_in_executor(threads, in_thread)
+        async with asyncio.timeout(2 * TIMEOUT):  # for a thread, and then for the lock
+            return await asyncio.get_running_loop().run_in_executor(threads, in_thread)
 
     async def run_alone(self, work: Callable[[sa.Connection], T]) -> T:
         def locked(connection: sa.Connection) -> T:
@@ -196,11 +201,24 @@ class SQLite:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
 
+    def _prepare(self, connection: Any, entry: Any) -> None:
+        """Let readers go on while another connection writes."""
+        entry.info["file"] = self._path.stat().st_ino
+        connection.execute("PRAGMA synchronous = NORMAL")
+        deadline = time.monotonic() + TIMEOUT
+        while True:
+            try:
+                connection.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError:  # another one does: SQLite itself does not wait here
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
 
-def _use_wal(connection: Any, _: Any) -> None:
-    """Let readers go on while another connection writes."""
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = NORMAL")
+    def _refuse_removed(self, _: Any, entry: Any, __: Any) -> None:
+        """What is written to a file that was removed or replaced would be lost in silence."""
+        if not self._path.exists() or self._path.stat().st_ino != entry.info["file"]:
+            raise sa.exc.DisconnectionError
 
 
 class PostgreSQL:
@@ -260,4 +278,4 @@ def unavailable(error: Exception) -> StoreUnavailable:
     cause = getattr(error, "orig", None) or error
     if getattr(cause, "sqlstate", None) == "42P01" or "no such table" in str(cause):
         return StoreNotReady("the database has no table for sessions yet")
-    return StoreUnavailable(f"database: {str(cause) or type(cause).__name__}")
+    return StoreUnavailable(f"database: {str(cause) or 'no answer in time'}")

@@ -74,7 +74,7 @@ class FileStore:
 
     async def aclose(self) -> None:
         for threads in (self._readers, self._writers):
-            await asyncio.to_thread(threads.shutdown)
+            threads.shutdown(wait=False)  # what is being written is finished
 
     async def _in_thread(
         self, work: Callable[..., T], *args: object, of: ThreadPoolExecutor | None = None
@@ -164,10 +164,12 @@ class FileStore:
 
     def _sweep_one(self, path: Path) -> bool:
         try:
+            if path.suffix == ".tmp":
+                raise CorruptRecord("not yet a record")
             record = Record.from_bytes(path.read_bytes())
         except FileNotFoundError:
             return False
-        except CorruptRecord:  # or a temporary file that may still be written
+        except CorruptRecord:
             if path.stat().st_mtime < time.time() - _STALE:
                 path.unlink(missing_ok=True)
             return False
