@@ -6,8 +6,9 @@ import asyncio
 import multiprocessing
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from threading import BrokenBarrierError
@@ -340,30 +341,36 @@ async def test_a_burst_of_calls_to_a_cache_waits_for_its_turn(valkey: str) -> No
     await store.aclose()
 
 
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[Any]:
+    import asyncpg
+
+    connection = await asyncpg.connect(url)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
 @pytest.mark.parametrize("place", ["postgresql"], indirect=True)
 async def test_a_sweep_spares_what_is_touched_at_that_moment(
     place: tuple[str, str], store: SessionStore, record: Record, clock: Clock
 ) -> None:
-    import asyncpg
 
     key = new_key()
     await store.create(key, record)
     clock.advance(2 * HOUR)
-    toucher, watcher = [await asyncpg.connect(place[1]) for _ in range(2)]
-    touching = toucher.transaction()
-    await touching.start()
-    touch = "UPDATE sessions SET expires = expires + 86400 WHERE key = $1"
-    await toucher.execute(touch, key)
-    sweeping = asyncio.create_task(store.delete_expired())
-    async with asyncio.timeout(4):
-        # The server tells nobody that a statement waits.
-        while not await watcher.fetch("SELECT 1 FROM pg_locks WHERE NOT granted"):  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-    await touching.commit()
-    assert await sweeping == 0
+    async with connected(place[1]) as toucher, connected(place[1]) as watcher:
+        async with toucher.transaction():
+            touch = "UPDATE sessions SET expires = expires + 86400 WHERE key = $1"
+            await toucher.execute(touch, key)
+            sweeping = asyncio.create_task(store.delete_expired())
+            async with asyncio.timeout(4):
+                # The server tells nobody that a statement waits.
+                while not await watcher.fetch("SELECT 1 FROM pg_locks WHERE NOT granted"):  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+        assert await sweeping == 0
     assert await store.load(key) is not None
-    for connection in (toucher, watcher):
-        await connection.close()
 
 
 async def migrate_each(number: int, urls: list[str]) -> None:
@@ -375,7 +382,7 @@ async def migrate_each(number: int, urls: list[str]) -> None:
 async def test_processes_that_migrate_one_sqlite_database_at_once_all_succeed(
     workers: Workers, tmp_path: Path
 ) -> None:
-    urls = [f"sqlite:///{tmp_path}/{number}/app.db" for number in range(8)]
+    urls = [f"sqlite:///{tmp_path}/{number}/app.db" for number in range(25)]
     await workers.all(migrate_each, urls)
     for url in urls:
         store = open_shared(("sqlite", url, ""))
@@ -386,21 +393,19 @@ async def test_processes_that_migrate_one_sqlite_database_at_once_all_succeed(
 async def test_processes_that_migrate_one_postgresql_database_at_once_all_succeed(
     workers: Workers, postgresql: str
 ) -> None:
-    import asyncpg
-
-    connection = await asyncpg.connect(postgresql)
     urls = [f"{postgresql}_{secrets.token_hex(4)}" for _ in range(3)]
     names = [url.rpartition("/")[2] for url in urls]
-    for name in names:
-        await connection.execute(f"CREATE DATABASE {name}")
+    async with connected(postgresql) as connection:
+        for name in names:
+            await connection.execute(f"CREATE DATABASE {name}")
     await workers.all(migrate_each, urls)
     for url in urls:
         store = open_shared(("postgresql", url, ""))
         await store.ping()
         await store.aclose()
-    for name in names:
-        await connection.execute(f"DROP DATABASE {name}")
-    await connection.close()
+    async with connected(postgresql) as connection:
+        for name in names:
+            await connection.execute(f"DROP DATABASE {name}")
 
 
 async def create_in_each(number: int, folders: list[str], record: Record) -> list[str]:

@@ -548,9 +548,9 @@ class TestPaused:
             assert await visitor.sees() == {"a": 1, "b": 2}
 
     async def test_an_answer_that_nobody_waits_for_reaches_nobody_else(
-        self, site: Site, server: Server
+        self, server: Server
     ) -> None:
-        async with AsyncExitStack() as stack:
+        async with site_at(server.url, 4 * TIMEOUT) as site, AsyncExitStack() as stack:
             visitors = [await stack.enter_async_context(site.visitor()) for _ in range(10)]
             for number, visitor in enumerate(visitors):
                 await visitor.does(puts(number=number))
@@ -727,9 +727,9 @@ class TestCancelled:
             assert await visitor.sees() == {"a": 1}
 
     async def test_a_crowd_that_leaves_a_paused_server_leaves_no_connection_behind(
-        self, site: Site, server: Server
+        self, hasty_site: Site, server: Server
     ) -> None:
-        async with site.visitor() as visitor:
+        async with hasty_site.visitor() as visitor:
             await visitor.does(puts(a=1))
             with server.paused():
                 crowd = [asyncio.create_task(visitor.does(puts(a=1))) for _ in range(50)]

@@ -17,6 +17,7 @@ from .store import Record, SessionError, SessionStore, StoreUnavailable
 
 logger = logging.getLogger(__name__)
 
+_MAX_DEPTH = 100  # levels: JSON is read recursively, wherever the stack is by then
 _MAX_TRIES = 1000  # each that fails means that another one succeeded
 
 
@@ -108,7 +109,7 @@ class SessionManager:
     async def _create(self, session: Session) -> None:
         self._require_unsent_cookie(session)
         data, now = self._encode(session), self._clock()
-        _require_text_keys(session)
+        _require_json(session)
         expires = self._expiry.limit(now, now)
         if expires <= now:
             logger.warning("Saved no session: the date that `expiry` names is over")
@@ -135,7 +136,7 @@ class SessionManager:
                 await self._renew(session, session._id, before, now)
                 return
             if data != before.data:
-                _require_text_keys(session)
+                _require_json(session)
             expires = self._renewed(before, now)
             after = Record(data, before.created, expires, before.version + 1, session._owner)
             session_id = new_id() if session._rotate else session._id
@@ -257,19 +258,23 @@ def _is_nested(value: object) -> bool:
     return isinstance(value, (dict, list))
 
 
-def _require_text_keys(session: Session) -> None:
-    """JSON would turn any other key of a dict into text: what comes back is not what was put."""
+def _require_json(session: Session) -> None:
+    """Refuse what would not come back as it was put, or not at all."""
     for key, value in dict.items(session):
-        if not isinstance(key, str) or not _has_text_keys(value):
-            raise SessionDataError(
-                f"session[{key!r}] can't be saved as JSON: the keys of a dict are strings"
-            )
+        if fault := _find_fault({key: value}):
+            raise SessionDataError(f"session[{key!r}] can't be saved as JSON: {fault}")
 
 
-def _has_text_keys(value: object) -> bool:
+def _find_fault(value: object, depth: int = 0) -> str:
+    if depth > _MAX_DEPTH:
+        return f"it is nested more than {_MAX_DEPTH} levels deep"
     if isinstance(value, dict):
-        return all(isinstance(key, str) and _has_text_keys(part) for key, part in value.items())
-    return not isinstance(value, (list, tuple)) or all(map(_has_text_keys, value))
+        if not all(isinstance(key, str) for key in value):
+            return "the keys of a dict are strings"
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return next(filter(None, (_find_fault(part, depth + 1) for part in value)), "")
+    return ""
 
 
 def _decode(data: bytes) -> dict[str, Any]:

@@ -183,13 +183,17 @@ class FileStore:
             return True
 
     def _ping(self) -> None:
-        probe = self._folder / f"ping-{secrets.token_hex(8)}"
-        self._make_folder(self._folder)
-        _write_private(probe, b"")
+        probe = self._temporary(self._folder / "00")
+        self._make_folder(probe.parent)
+        _write_private(probe, b"a full disk takes no byte")
         probe.unlink()
 
     def _path(self, key: str) -> Path:
         return self._folder / key[:2] / key
+
+    def _temporary(self, folder: Path) -> Path:
+        """A name that nobody else uses; what is left under it is swept one day."""
+        return folder / f"{secrets.token_hex(8)}.tmp"
 
     def _marker(self, key: str, owner: str) -> Path:
         return self._owners / hashlib.sha256(owner.encode()).hexdigest() / key
@@ -200,7 +204,7 @@ class FileStore:
             marker = self._marker(key, record.owner)
             self._make_folder(marker.parent)
             _write_private(marker, b"")
-        temporary = path.with_name(f"{secrets.token_hex(8)}.tmp")
+        temporary = self._temporary(path.parent)
         try:
             _write_private(temporary, record.to_bytes())
             temporary.replace(path)
