@@ -36,7 +36,12 @@ FILES = {
         )
     ),
     *("tests/__init__.py", "tests/conftest.py", "tests/contract.py", "tests/servers.py"),
-    *("tests/test_app.py", "tests/test_cli.py", "tests/test_config.py"),
+    *(
+        "tests/test_app.py",
+        "tests/test_cli.py",
+        "tests/test_config.py",
+        "tests/test_custom_store.py",
+    ),
     *("tests/test_sessions.py", "tests/test_stores.py"),
 }
 

@@ -159,6 +159,22 @@ async def test_a_refused_first_write_begins_no_session(site: Site) -> None:
         assert "create" not in site.calls
 
 
+@pytest.mark.parametrize(
+    "owner", ["a\0b", "\ud800", "x" * 65_535, "ü" * 40_000], ids=["NUL", "surrogate", "x", "ü"]
+)
+async def test_an_owner_that_not_every_store_can_keep_is_refused_at_once(
+    site: Site, owner: str
+) -> None:
+    def own(session: Session) -> None:
+        with pytest.raises(ValueError, match="owner"):
+            session.owner = owner
+
+    async with site.visitor() as visitor:
+        await visitor.does(puts(a=1))
+        assert (await visitor.does(own)).status_code == 200
+        assert await visitor.sees() == {"a": 1}
+
+
 async def test_a_refused_save_that_was_mended_still_ends_the_session_it_flushed(
     site: Site, store: SessionStore
 ) -> None:

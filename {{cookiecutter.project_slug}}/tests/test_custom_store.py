@@ -19,9 +19,14 @@ import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from my_app.app import create_app
-from my_app.config import ConfigError, ProjectConfig
-from my_app.sessions import Record, SessionStore, StoreUnavailable, stores
+from {{cookiecutter.package_name}}.app import create_app
+from {{cookiecutter.package_name}}.config import ConfigError, ProjectConfig
+from {{cookiecutter.package_name}}.sessions import (
+    Record,
+    SessionStore,
+    StoreUnavailable,
+    stores,
+)
 
 from .conftest import Clock
 from .contract import StoreContract
@@ -122,7 +127,7 @@ class TestContract(StoreContract):
 def open_example(uri: str) -> SessionStore:
     """What is registered for ``example:///path/of/the/file``."""
     if not (path := urlsplit(uri).path):
-        raise ValueError("a path is missing, as in example:///var/lib/my-app/sessions.db")
+        raise ValueError("a path is missing, as in example:///var/lib/app/sessions.db")
     return ExampleStore(path)
 
 
