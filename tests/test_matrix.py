@@ -161,6 +161,9 @@ def test_yaml_files_are_valid(bake: Bake, answers: dict[str, str]) -> None:
     if (project / "compose.yaml").exists():
         (service,) = yaml.safe_load((project / "compose.yaml").read_text())["services"].values()
         assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+        if answers["session_store"] == "database":
+            created = service["environment"]
+            assert (created["POSTGRES_USER"], created["POSTGRES_DB"]) == ("postgres", "app")
 
 
 def test_a_new_machine_needs_only_the_two_commands(bake: Bake, tmp_path: Path) -> None:

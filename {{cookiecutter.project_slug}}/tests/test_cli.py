@@ -100,9 +100,20 @@ def test_a_wrong_uri_is_refused_without_its_password(store: str, says: str) -> N
     assert "s3cret" not in said
 
 
-def test_a_missing_extra_is_refused_with_its_name(project: Path) -> None:
+def test_a_wrong_uri_in_a_variable_is_told_by_the_variables_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    variable = f"{OVERRIDE_PREFIX}MIDDLEWARES__SESSION__STORE__"
+    monkeypatch.setenv(f"{variable}TYPE", "cache")
+    monkeypatch.setenv(f"{variable}URI", "nosql://h")
+    assert f"{variable}URI: middlewares.session.store.uri: found" in refused(2, "run")
+
+
+def test_a_missing_extra_is_refused_with_its_name(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (project / "redis.py").write_text("raise ModuleNotFoundError(name='redis')")
-    os.environ["PYTHONPATH"] = f"{project}:{SOURCE}"
+    monkeypatch.setenv("PYTHONPATH", f"{project}:{SOURCE}")
     write("dev", '[middlewares.session.store]\ntype = "cache"\nuri = "redis://localhost"')
     assert "pip install -e '.[cache]'" in refused(2, "run")
 

@@ -12,6 +12,7 @@ import click
 
 from .config import (
     ENVIRONMENT_VARIABLE,
+    OVERRIDE_PREFIX,
     PACKAGE,
     ConfigError,
     DatabaseStoreConfig,
@@ -121,7 +122,9 @@ def _prepare_store(config: ProjectConfig, environment: str) -> None:
     try:
         store = open_store(config)
     except ConfigError as error:
-        raise WrongUsage(f"{environment_file(environment)}: {error}") from None
+        variable = OVERRIDE_PREFIX + str(error).partition(":")[0].replace(".", "__").upper()
+        where = variable if variable in os.environ else environment_file(environment)
+        raise WrongUsage(f"{where}: {error}") from None
     is_database = isinstance(config.middlewares.session.store, DatabaseStoreConfig)
     if is_database and config.database is not None and config.debug:
         _migrate(config.database.url)
