@@ -108,7 +108,7 @@ def check_url(url: str, schemes: tuple[str, ...], variable: str) -> str | None:
         return f"Begin with one of {', '.join(f'{scheme}://' for scheme in schemes)}, then a place."
     try:
         parts = urlsplit(url)
-        parts.port  # noqa: B018 (reading it is the check)
+        int(parts.port or 0)  # raises for what is no port
         has_password = parts.password is not None or "password" in parse_qs(parts.query.lower())
     except ValueError as error:
         return f"Write a URL that can be read: {error}."

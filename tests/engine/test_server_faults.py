@@ -12,6 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import (
     AsyncExitStack,
@@ -56,7 +57,7 @@ async def until(condition: Callable[[], Awaitable[object]]) -> None:
             await asyncio.sleep(0.01)
 
 
-class Server:
+class Server(ABC):
     """A real server whose data outlive it."""
 
     url: str
@@ -98,33 +99,37 @@ class Server:
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
 
+    @abstractmethod
     async def _is_ready(self) -> bool:
-        raise NotImplementedError
+        """Whether it answers."""
 
+    @abstractmethod
     async def refuse_writes(self) -> None:
-        raise NotImplementedError
+        """Make it read-only."""
 
+    @abstractmethod
     async def accept_writes(self) -> None:
-        raise NotImplementedError
+        """Undo that."""
 
+    @abstractmethod
     async def behind_password(self, password: str) -> str:
         """The URL for someone who gives this password; the right one is PASSWORD."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def cut_connections(self) -> None:
-        raise NotImplementedError
+        """End all but the one who asks."""
 
+    @abstractmethod
     async def has_connections(self, *, at_most: int) -> bool:
         """Whether others than the one who asks hold no more."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def hold_answers(self) -> None:
         """From now on writes are done, but not acknowledged."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def lose_answers(self) -> None:
         """Wait for a write, cut its connection after it was done, and go on as usual."""
-        raise NotImplementedError
 
 
 class Valkey(Server):

@@ -520,7 +520,7 @@ class TestRefusals:
             assert session.owner == "42"
             for wrong in (True, 1.5, b"ada", object(), "a\0b", "\ud800", "x" * 256):
                 with pytest.raises((TypeError, ValueError)):
-                    session.owner = wrong  # type: ignore[assignment]
+                    session.owner = wrong  # type: ignore[assignment] # on purpose
 
         async with site.visitor() as visitor:
             await visitor.does(own)

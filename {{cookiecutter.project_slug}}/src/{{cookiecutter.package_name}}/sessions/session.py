@@ -104,6 +104,7 @@ class Session(StarletteSession):
         self._write(", ".join(map(repr, changes)))
         dict.update(self, changes)
 
+    # dict's own has two overloads, which Starlette's override does not follow either.
     def __ior__(self, changes: Any, /) -> Self:  # type: ignore[override,misc]
         self.update(changes)
         return self

@@ -227,7 +227,7 @@ class PostgreSQL:
     drivers = ("postgresql", "postgresql+asyncpg")
 
     def __init__(self, url: URL) -> None:
-        import asyncpg  # type: ignore[import-untyped,unused-ignore]
+        import asyncpg
         from sqlalchemy.ext.asyncio import create_async_engine
 
         self.errors: tuple[type[Exception], ...] = (
