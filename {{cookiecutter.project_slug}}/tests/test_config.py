@@ -23,6 +23,7 @@ from {{cookiecutter.package_name}}.config import (
     format_duration,
     parse_duration,
 )
+from {{cookiecutter.package_name}}.config.dotenv import list_variables
 
 from .conftest import CONFIGS
 
@@ -136,7 +137,7 @@ class TestMistakes:
             (f'{STORE}type = "cache"\nname = "x"', 'store.name: found "x"; allowed: none; add'),
             (f'{STORE}type = "cache"\nname = "x"\nuri = "redis://x"', "exclude each other"),
             (f'{STORE}type = "database"', "database.url: missing"),
-            ("debug = ", "not valid TOML: Invalid value (at end of document)"),
+            ("debug = ", "not valid TOML: Invalid value (at line 1, column 9, the end)"),
             ("a = 1\nb = c", "not valid TOML: Invalid value (at line 2, column 5)"),
         ],
     )
@@ -202,6 +203,33 @@ class TestEnvironmentVariables:
         error = error_of("", {f"{OVERRIDE_PREFIX}CACHE__ULR": "redis://:s3cret@h"})
         assert f"{OVERRIDE_PREFIX}CACHE__ULR" in error
         assert "s3cret" not in error
+
+    def test_a_mounted_file_holds_a_secret(self, tmp_path: Path) -> None:
+        mounted = tmp_path / "url"
+        mounted.write_text("redis://:s3cret@h/0\n")
+        config = self.override(CACHE__URL_FILE=str(mounted))
+        assert config.cache == CacheConfig(url="redis://:s3cret@h/0")
+
+    @pytest.mark.parametrize("content", [b"s3cret", b"redis://h h s3cret", b"\xff s3cret"])
+    def test_what_a_mounted_file_holds_is_never_told(self, tmp_path: Path, content: bytes) -> None:
+        mounted = tmp_path / "url"
+        mounted.write_bytes(content)
+        variable = f"{OVERRIDE_PREFIX}CACHE__URL_FILE"
+        error = error_of("", {variable: str(mounted)})
+        assert variable in error
+        assert "s3cret" not in error
+
+    def test_a_mounted_file_must_be_there(self) -> None:
+        error = error_of("", {f"{OVERRIDE_PREFIX}CACHE__URL_FILE": "/run/secrets/none"})
+        assert 'CACHE__URL_FILE: can\'t read "/run/secrets/none": No such file' in error
+
+    def test_a_key_is_set_once(self) -> None:
+        url, file = f"{OVERRIDE_PREFIX}CACHE__URL", f"{OVERRIDE_PREFIX}CACHE__URL_FILE"
+        assert f"{file}: {url} sets the same key" in error_of("", {url: "redis://h", file: "/x"})
+
+    def test_env_example_names_them_all(self) -> None:
+        """If you add a key to the model: ``config variables > .env.example``."""
+        assert Path(".env.example").read_text() == list_variables()
 
     def test_one_of_them_names_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(ENVIRONMENT_VARIABLE, "nowhere")

@@ -15,6 +15,18 @@ from ...config import (
 )
 from ..store import SessionStore
 
+
+class MissingPackage(ConfigError):
+    """A store needs an extra of this project that is not installed: ``extra``."""
+
+    def __init__(self, extra: str, package: str | None) -> None:
+        self.extra = extra
+        super().__init__(
+            f"the {extra} store needs the package {package!r}, which is not installed: "
+            f"pip install -e '.[{extra}]' in the project's folder"
+        )
+
+
 _cache_backends: dict[str, Callable[[str], SessionStore]] = {}
 
 
@@ -31,7 +43,8 @@ def open_store(config: ProjectConfig) -> SessionStore:
     """The store that ``[middlewares.session.store]`` names. Nothing connects yet.
 
     Raises:
-        ConfigError: its URL is wrong, or the packages that it needs are not installed.
+        ConfigError: its URL is wrong.
+        MissingPackage: a package that it needs is not installed.
     """
     chosen = config.middlewares.session.store
     try:
@@ -51,10 +64,7 @@ def open_store(config: ProjectConfig) -> SessionStore:
 
                 return MemoryStore()
     except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"the {chosen.type} store needs the package {error.name!r}, which is not installed: "
-            f"pip install -e '.[{chosen.type}]' in the project's folder"
-        ) from None
+        raise MissingPackage(chosen.type, error.name) from None
     except ValueError as error:
         assert config.store_url is not None
         key, url = config.store_url

@@ -172,6 +172,24 @@ class CacheStore:
         with _faults():
             await _result(self._client.ping())
 
+    async def find_risks(self) -> list[str]:
+        """Which settings of the server may cost sessions, a line each."""
+        with _faults():
+            info = await _result(self._client.info("everything"))
+        risks = []
+        policy = info.get("maxmemory_policy", "noeviction")
+        if info.get("maxmemory") and policy != "noeviction":
+            risks.append(
+                f"the cache server's maxmemory-policy is {policy}: when it is full it drops"
+                " sessions of visitors who are there. Set it to noeviction"
+            )
+        if not info.get("aof_enabled"):
+            risks.append(
+                "the cache server's appendonly is off: a restart loses the sessions since its last"
+                " snapshot, or all. Set it to yes"
+            )
+        return risks
+
     async def aclose(self) -> None:
         await self._client.aclose()
 

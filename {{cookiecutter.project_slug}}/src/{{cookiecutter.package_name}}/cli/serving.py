@@ -1,4 +1,4 @@
-"""The project's command."""
+"""``run`` and ``migrate``."""
 
 from __future__ import annotations
 
@@ -10,43 +10,25 @@ from pathlib import Path
 
 import click
 
-from .config import (
+from ..config import (
     ENVIRONMENT_VARIABLE,
-    OVERRIDE_PREFIX,
     PACKAGE,
     ConfigError,
     DatabaseStoreConfig,
     MemoryStoreConfig,
     ProjectConfig,
+    Sources,
     current_environment,
     environment_file,
     redact,
 )
-from .migrations import migrate as migrate_database
-from .sessions import SessionStore, StoreNotReady, StoreUnavailable
-from .sessions.stores import describe_store, open_store
+from ..migrations import migrate as migrate_database
+from ..sessions import SessionStore, StoreNotReady, StoreUnavailable
+from ..sessions.stores import describe_store, open_store
+from .common import WrongUsage, command_name, environment_option
 
 
-class WrongUsage(click.ClickException):
-    """What was asked for, or configured, can't be done: exit status 2. A failure has 1."""
-
-    exit_code = 2
-
-
-environment_option = click.option(
-    "--env",
-    "environment",
-    metavar="NAME",
-    help=f"The environment: config/NAME.toml.  [default: ${ENVIRONMENT_VARIABLE}, else dev]",
-)
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-def main() -> None:
-    """Run this project and look after its sessions."""
-
-
-@main.command()
+@click.command()
 @environment_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
@@ -57,7 +39,7 @@ def run(environment: str | None, host: str, port: int, workers: int, reload: boo
     import uvicorn
 
     environment = environment or current_environment()
-    config = _load(environment)
+    sources, config = _load(environment)
     store = config.middlewares.session.store
     if reload and workers > 1:
         raise WrongUsage("--reload runs one process: leave --workers out")
@@ -68,7 +50,7 @@ def run(environment: str | None, host: str, port: int, workers: int, reload: boo
             " run one worker"
         )
     _require_free_port(host, port)
-    _prepare_store(config, environment)
+    _prepare_store(config, sources, environment)
     click.echo(f"Environment: {environment}. Sessions: {describe_store(config)}")
     os.environ[ENVIRONMENT_VARIABLE] = environment
     uvicorn.run(
@@ -78,16 +60,16 @@ def run(environment: str | None, host: str, port: int, workers: int, reload: boo
         port=port,
         workers=workers,
         reload=reload,
-        reload_dirs=[str(Path(__file__).parent)] if reload else None,
+        reload_dirs=[str(Path(__file__).parent.parent)] if reload else None,
     )
 
 
-@main.command()
+@click.command()
 @environment_option
 def migrate(environment: str | None) -> None:
     """Create or update the database's tables."""
     environment = environment or current_environment()
-    config = _load(environment)
+    _, config = _load(environment)
     if config.database is None:
         raise WrongUsage(
             f"{environment_file(environment)} has no [database] url: there is nothing to migrate"
@@ -96,9 +78,10 @@ def migrate(environment: str | None) -> None:
     click.echo(f"Up to date: {redact(config.database.url)}")
 
 
-def _load(environment: str) -> ProjectConfig:
+def _load(environment: str) -> tuple[Sources, ProjectConfig]:
     try:
-        return ProjectConfig.load(environment)
+        sources = Sources.read(environment)
+        return sources, ProjectConfig.from_sources(sources)
     except ConfigError as error:
         raise WrongUsage(str(error)) from None
 
@@ -117,22 +100,21 @@ def _migrate(url: str) -> None:
         raise click.ClickException(f"can't migrate {redact(url)}: {error}") from None
 
 
-def _prepare_store(config: ProjectConfig, environment: str) -> None:
+def _prepare_store(config: ProjectConfig, sources: Sources, environment: str) -> None:
     """Say now what would otherwise show at the first request."""
     try:
         store = open_store(config)
     except ConfigError as error:
-        variable = OVERRIDE_PREFIX + str(error).partition(":")[0].replace(".", "__").upper()
-        where = variable if variable in os.environ else environment_file(environment)
-        raise WrongUsage(f"{where}: {error}") from None
+        key = tuple(str(error).partition(":")[0].split("."))
+        raise WrongUsage(f"{sources.variable(key) or sources.name}: {error}") from None
     is_database = isinstance(config.middlewares.session.store, DatabaseStoreConfig)
     if is_database and config.database is not None and config.debug:
         _migrate(config.database.url)
     try:
         asyncio.run(_ping_and_close(store))
     except StoreNotReady as error:
-        command = click.get_current_context().find_root().info_name
-        raise click.ClickException(f"{error}. Run: {command} migrate --env {environment}") from None
+        advice = f"Run: {command_name()} migrate --env {environment}"
+        raise click.ClickException(f"{error}. {advice}") from None
     except StoreUnavailable as error:
         click.echo(
             f"Warning: the session store does not answer ({error}). The app starts all the same;"
