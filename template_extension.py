@@ -29,6 +29,7 @@ class TemplateExtension(Extension):
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
+        sys.modules.pop(__name__, None)  # `cruft update` runs two versions of it in one process
         environment.filters.update(html=to_html, markdown=to_markdown, toml=to_toml)
         environment.globals.update(
             questions=questions,

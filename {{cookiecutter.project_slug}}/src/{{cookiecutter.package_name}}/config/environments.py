@@ -109,18 +109,21 @@ def write(path: Path, text: str, *, new: bool = False) -> None:
         FileExistsError: it was to be ``new``, and is there.
         OSError: it can't be written. What was there is there.
     """
-    path = path.resolve()  # a link stays a link
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    real = path.resolve()  # a link stays a link
+    temporary = real.with_name(f".{real.name}.{secrets.token_hex(4)}.tmp")
     try:
         with open(temporary, "xb") as file:
             file.write(text.encode())
             file.flush()
             os.fsync(file.fileno())
         if new:
-            os.link(temporary, path)
+            os.link(temporary, real)
         else:
-            temporary.chmod(path.stat().st_mode)
-            temporary.replace(path)
+            temporary.chmod(real.stat().st_mode)
+            temporary.replace(real)
+    except OSError as error:
+        error.filename = str(path)  # not the temporary file, or, where a disk is full, none
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

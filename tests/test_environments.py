@@ -1,0 +1,348 @@
+"""A project's environments: added by the template or by command, moved, and never half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import tomllib
+from pathlib import Path
+from textwrap import indent
+from typing import Any
+
+import pytest
+import yaml
+from cookiecutter.exceptions import FailedHookException
+from cookiecutter.main import cookiecutter
+
+from .conftest import CHOICES, KINDS, PYTHON, SETTINGS, TEMPLATE, Bake, read, run
+
+STORES: list[str] = CHOICES["session_store"]
+MOVES = [
+    (kind, store) for kind, born in KINDS.items() for store in STORES if store not in born.values()
+]
+# What YAML, TOML, Jinja or a shell could trip over.
+TEXTS = [
+    *('"', "'", "\\", '\\"\\n', "# none", "a # b", "a: b", ": a", "- a", "? a", "[a", "{a: b}"),
+    *("{{ 7*7 }}", "{% raw %}", "{# no #}", "&a", "*a", "!a", "|", ">", "%a", "@a", "`a`", "---"),
+    *("~", "null", "yes", "1", "1e3", "2030-01-01", "<<", "=", "😀 👩\u200d👧"),
+    *("$(id) ${HOME}", "日本", "x" * 200),
+]
+QUESTIONS = ("project_name", "description", "author_name", "_file_path")
+NAMES = {"project_slug": "my-app", "package_name": "my_app"}
+HOSTILE = [
+    dict(zip(QUESTIONS, TEXTS[first : first + len(QUESTIONS)], strict=True))
+    for first in range(0, len(TEXTS), len(QUESTIONS))
+]
+PYTEST = (PYTHON, "-m", "pytest", "-v", "-p", "no:cacheprovider")
+CONFIG = (PYTHON, "-m", "my_app", "config")
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home without settings of cookiecutter or git, and with nothing of value."""
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("PATH", f"{Path(PYTHON).parent}{os.pathsep}{os.environ['PATH']}")
+    return home
+
+
+def state(folder: Path) -> dict[Path, tuple[Any, ...]]:
+    """All that would tell if something was written, but for a folder when it was."""
+    found = {}
+    for path in folder.rglob("*"):
+        if "__pycache__" in path.parts:
+            continue
+        status = path.stat()
+        content = (status.st_mtime_ns, path.read_bytes()) if path.is_file() else ()
+        found[path] = (status.st_ino, status.st_mode, *content)
+    return found
+
+
+def again(project: Path, **answers: str) -> None:
+    """The template over a project, as the project's .cookiecutterrc tells."""
+    generate(project, project.parent, **answers)
+
+
+def generate(project: Path, into: Path, **answers: str) -> None:
+    """The template with the answers that a project has kept."""
+    cookiecutter(
+        str(TEMPLATE),
+        config_file=str(project / ".cookiecutterrc"),
+        no_input=True,
+        output_dir=str(into),
+        overwrite_if_exists=True,
+        skip_if_file_exists=True,
+        extra_context=answers,
+    )
+
+
+def edit(project: Path) -> None:
+    """As its user would: some files changed, and one of their own."""
+    for name in ("README.md", "config/dev.toml", "src/my_app/app.py"):
+        with (project / name).open("a") as file:
+            file.write("# mine\n")
+    (project / "src" / "my_app" / "shop.py").write_text("x = 1\n")
+
+
+def configure(project: Path, *commands: list[str]) -> list[str]:
+    """``config`` commands on one file, run in one process; what the file holds after each."""
+    script = """
+import json, sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from my_app.cli import main
+
+texts = []
+for command in json.loads(sys.argv[1]):
+    with redirect_stdout(sys.stderr):
+        main(["config", *command], standalone_mode=False)
+    texts.append(Path("config", f"{command[1]}.toml").read_text())
+Path("texts.json").write_text(json.dumps(texts))
+"""
+    run(project, PYTHON, "-c", script, json.dumps(commands))
+    texts: list[str] = json.loads((project / "texts.json").read_text())
+    (project / "texts.json").unlink()
+    return texts
+
+
+class TestTheTemplateAgain:
+    @pytest.mark.parametrize("kind", ["memory", "postgresql"])
+    def test_it_writes_the_same_bytes_as_the_command(self, bake: Bake, kind: str) -> None:
+        answers = NAMES | dict.fromkeys(QUESTIONS, " ".join(TEXTS[:-1])) | KINDS[kind]
+        project = bake(**answers)
+        new = [["new", f"on-{store}", "--store", store, "--yes"] for store in STORES]
+        for store, by_command in zip(STORES, configure(project, *new), strict=True):
+            environment = {"environment": f"on-{store}", "session_store": store}
+            added = project / "config" / f"on-{store}.toml"
+            added.unlink()
+            again(project, **environment)
+            assert added.read_text() == by_command
+            # And as the first environment of a project: what test_matrix.py proves, holds.
+            first = bake(**answers | environment) / "config" / added.name
+            assert added.read_bytes() == first.read_bytes()
+
+    @pytest.mark.parametrize("kind", ["memory", "postgresql"])
+    def test_it_touches_nothing_else_and_twice_is_as_once(self, bake: Bake, kind: str) -> None:
+        project = bake(**KINDS[kind])
+        edit(project)
+        before = state(project)
+        for store in STORES:
+            again(project, environment=f"on-{store}", session_store=store)
+        after = state(project)
+        added = {project / "config" / f"on-{store}.toml" for store in STORES}
+        assert after.keys() - before.keys() == added
+        assert {path: after[path] for path in before} == before
+
+        for store in STORES:
+            again(project, environment=f"on-{store}", session_store=store)
+        assert state(project) == after
+
+    def test_the_command_that_the_project_tells_works(self, bake: Bake) -> None:
+        project = bake()
+        edit(project)
+        before = state(project)
+        rc = (project / ".cookiecutterrc").read_text().replace("\n#", "\n")
+        (told,) = re.findall(r"   cookiecutter TEMPLATE .*\\\n.*\n", rc)
+        assert indent(told, " ") in (TEMPLATE / "README.md").read_text()
+        command = told.replace("TEMPLATE", shlex.quote(str(TEMPLATE)))
+        assert "config check prod" in run(project, "sh", "-c", command)
+        after = state(project)
+        assert after.keys() - before.keys() == {project / "config" / "prod.toml"}
+        assert {path: after[path] for path in before} == before
+        run(project, "sh", "-c", command)
+        assert state(project) == after
+
+    def test_make_new_does_it_too(self, bake: Bake) -> None:
+        project = bake()
+        before = state(project)
+        options = f"--config-file {project}/.cookiecutterrc --no-input --overwrite-if-exists"
+        arguments = f"ARGS={options} --skip-if-file-exists environment=prod session_store=cache"
+        make = ("make", "--no-print-directory", "-C", str(TEMPLATE), "new", f"OUT={project.parent}")
+        run(project, *make, arguments, MAKEFLAGS="")
+        after = state(project)
+        assert after.keys() - before.keys() == {project / "config" / "prod.toml"}
+        assert {path: after[path] for path in before} == before
+
+    @pytest.mark.parametrize(
+        "answers",
+        [
+            {"environment": "../x"},
+            {"environment": "prod", "_cache_uri": "redis://:s3cret@h/0", "session_store": "cache"},
+        ],
+        ids=["name", "password"],
+    )
+    def test_a_wrong_answer_leaves_the_project_as_it_is(
+        self, bake: Bake, home: Path, answers: dict[str, str]
+    ) -> None:
+        project = bake()
+        before = state(project)
+        with pytest.raises(FailedHookException):
+            again(project, **answers)
+        assert state(project) == before
+        assert not any("s3cret" in text for text in read(home).values())
+
+    def test_an_environment_that_is_there_stays(self, bake: Bake) -> None:
+        project = bake()
+        before = state(project)
+        again(project, environment="dev", session_store="cache")
+        assert state(project) == before
+
+    def test_the_projects_tests_then_run_on_the_stores_that_were_added(self, bake: Bake) -> None:
+        project = bake()
+        for store in STORES:
+            again(project, environment=f"on-{store}", session_store=store)
+        # Those that depend most on the stores in config/; test_matrix.py runs all.
+        printed = run(project, *PYTEST, "tests/test_app.py", "tests/test_stores.py")
+        assert re.search(r"^=+ \d+ passed in ", printed, re.MULTILINE), printed
+        for kind in ("memory", "file", "sqlite", "cache"):
+            assert f"test_create_never_overwrites[{kind}] PASSED" in printed
+
+
+class TestTheAnswersFile:
+    @pytest.mark.parametrize("answers", HOSTILE, ids=lambda answers: answers["project_name"])
+    def test_it_carries_any_text_to_an_identical_project(
+        self, bake: Bake, tmp_path: Path, answers: dict[str, str]
+    ) -> None:
+        project = bake(**NAMES, **answers, session_store="file")
+        kept = yaml.safe_load((project / ".cookiecutterrc").read_text())["default_context"]
+        assert {question: kept[question] for question in QUESTIONS} == answers
+        generate(project, tmp_path / "other")
+        assert read(tmp_path / "other" / "my-app") == read(project)
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_each_kind_of_project_can_be_made_again(
+        self, bake: Bake, tmp_path: Path, kind: str
+    ) -> None:
+        project = bake(**KINDS[kind], environment="prod")
+        generate(project, tmp_path / "other")
+        assert read(tmp_path / "other" / "my-app") == read(project)
+
+    def test_it_holds_the_answers_and_nothing_else(self, bake: Bake) -> None:
+        """Among which is no password: those are refused, see test_answers.py."""
+        kept = yaml.safe_load((bake() / ".cookiecutterrc").read_text())
+        own = {"__checked", "__prompts__", "_extensions", "_jinja2_env_vars"}
+        assert kept.keys() == {"default_context"}
+        assert kept["default_context"].keys() == SETTINGS.keys() - own
+
+
+class TestAMove:
+    @pytest.mark.parametrize(("kind", "store"), MOVES)
+    def test_the_projects_own_tests_pass_after_it(self, bake: Bake, kind: str, store: str) -> None:
+        project = bake(**KINDS[kind])
+        run(project, *CONFIG, "set-store", "dev", "--store", store, "--yes")
+        printed = run(project, *PYTEST)
+        assert re.search(r"^=+ \d+ passed in ", printed, re.MULTILINE), printed
+        moved = "sqlite" if store == "database" else store
+        assert f"test_create_never_overwrites[{moved}] PASSED" in printed
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_twice_round_each_one_ends_where_a_project_is_born(self, bake: Bake, kind: str) -> None:
+        """So it depends on no earlier one, and no tests need to run a second time."""
+        born = {store: bake(**(KINDS[kind] | {"session_store": store})) for store in STORES}
+        births = {store: (born[store] / "config" / "dev.toml").read_text() for store in STORES}
+        own = KINDS[kind]["session_store"]
+        table = "[middlewares.session.store]"
+        text = births[own].replace(table, f"# above\n{table}  # beside\n# below") + "# end\n"
+        (born[own] / "config" / "dev.toml").write_text(text)
+
+        database = tomllib.loads(births["database"])["database"]
+        round_ = [*(store for store in STORES if store != own), own]
+        moves = [["set-store", "dev", "--store", store, "--yes"] for store in round_ * 2]
+        for store, moved in zip(round_ * 2, configure(born[own], *moves), strict=True):
+            # A database that is there stays: it is the app's.
+            data = {"database": database} | tomllib.loads(moved)
+            assert data == {"database": database} | tomllib.loads(births[store])
+            assert re.findall("#.*", moved) == re.findall("#.*", text)
+
+
+class TestFaults:
+    def refused(self, project: Path, *through: str) -> list[str]:
+        """What is said by commands that can't write, and have changed nothing."""
+        before = state(project)
+        options = ("--store", "file", "--yes")
+        said = [
+            run(project, *through, *CONFIG, *command, *options, status=1)
+            for command in (("new", "prod"), ("set-store", "dev"))
+        ]
+        assert state(project) == before
+        return said
+
+    def test_a_read_only_folder_is_told(self, bake: Bake) -> None:
+        project = bake()
+        (project / "config").chmod(0o555)
+        is_root = os.geteuid() == 0  # who may write there all the same
+        obey = ("setpriv", "--bounding-set=-all", "--inh-caps=-all") if is_root else ()
+        assert self.refused(project, *obey) == [
+            f"Error: config/{name}.toml: Permission denied; nothing was changed\n"
+            for name in ("prod", "dev")
+        ]
+
+    def test_a_disk_without_room_is_told(self, bake: Bake) -> None:
+        assert self.refused(bake(), "sh", "-c", 'ulimit -f 0; exec "$@"', "sh") == [
+            f"Error: config/{name}.toml: File too large; nothing was changed\n"
+            for name in ("prod", "dev")
+        ]
+
+    def test_a_move_that_is_killed_leaves_the_old_file_or_the_new(self, bake: Bake) -> None:
+        project = bake()
+        old = (project / "config" / "dev.toml").read_text()
+        file, memory = [["set-store", "dev", "--store", s, "--yes"] for s in ("file", "memory")]
+        new, back = configure(project, file, memory)
+        assert back == old
+        script = """
+import json, os, random, signal, time
+from pathlib import Path
+from my_app.cli import main
+
+os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+seen = set()
+for _ in range(40):
+    child = os.fork()
+    if not child:
+        os.dup2(2, 1)
+        while True:
+            for store in ("file", "memory"):
+                move = ["config", "set-store", "dev", "--store", store, "--yes"]
+                main(move, standalone_mode=False)
+    time.sleep(random.uniform(0.01, 0.05))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    seen.add(Path("config/dev.toml").read_text())
+print(json.dumps(sorted(seen)))
+"""
+        assert json.loads(run(project, PYTHON, "-c", script)) == sorted([new, old])
+        # What a killed one leaves behind is no environment, and stays out of git.
+        (project / "config" / ".dev.toml.0a1b2c3d.tmp").write_text("half")
+        assert "1 checked: no errors" in run(project, *CONFIG, "check")
+        run(project, "git", "init", "--quiet")
+        seen = run(project, "git", "status", "--porcelain", "--untracked-files=all", "config")
+        assert seen == "?? config/dev.toml\n"
+
+    def test_of_several_at_once_one_writes(self, bake: Bake) -> None:
+        project = bake()
+        script = """
+import os, sys, time
+from my_app.cli import main
+
+for turn in range(5):
+    start = time.monotonic() + 0.05
+    children = []
+    for number in range(4):
+        children.append(os.fork())
+        if not children[-1]:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+            while time.monotonic() < start:
+                pass
+            place = ["--store", "file", "--path", str(number)]
+            main(["config", "new", f"e{turn}", *place], prog_name="my-app")
+    statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    text = open(f"config/e{turn}.toml").read()
+    assert sum(status == 0 for status in statuses) == 1, statuses
+    assert text.endswith(f'path = "{statuses.index(0)}"\\n'), text
+"""
+        run(project, PYTHON, "-c", script)
+        names = {path.name for path in (project / "config").iterdir()}
+        assert names == {"dev.toml", *(f"e{turn}.toml" for turn in range(5))}
