@@ -154,7 +154,16 @@ class TestMistakes:
 
     @pytest.mark.parametrize(
         "url",
-        ["redis://:s3cret@h h", "redis://u:s3cret@ ", "x y://u:s3cret@h", "a ?password=s3cret"],
+        [
+            "redis://:s3cret@h h",
+            "redis://u:s3cret@ ",
+            "x y://u:s3cret@h",
+            "a ?password=s3cret",
+            "redis://h h?PASSWORD=a 's3cret",
+            "redis://u:a /?#@s3cret@h",  # each of these is where somebody's password would end
+            "postgresql://u:a/s3cret@h/x",
+            "u:s3cret@h/x",
+        ],
     )
     def test_a_password_is_never_told(self, url: str) -> None:
         assert "s3cret" not in error_of(f'[cache]\nurl = "{url}"')

@@ -128,8 +128,8 @@ class TestNew:
         config("new", "--store", "file", "--yes", "--", name, status=2)
         assert list(Path().rglob("*.toml")) == [Path("config/dev.toml")]
 
-    def test_a_password_is_refused_and_its_variable_named(self) -> None:
-        uri = "redis://:s3cret@h/0"
+    @pytest.mark.parametrize("uri", ["redis://:s3cret@h/0", "redis://:s3cret/1@h/0"])
+    def test_a_password_is_refused_and_its_variable_named(self, uri: str) -> None:
         said = config("new", "prod", "--store", "cache", "--uri", uri, status=2)
         assert f"{OVERRIDE_PREFIX}MIDDLEWARES__SESSION__STORE__URI_FILE" in said
         assert "s3cret" not in said
@@ -189,7 +189,7 @@ class TestSetStore:
             '[middlewares.session]\nstore.type = "file"\nstore.path = "x"\nname = "b"\n',
             '[middlewares]\nsession = { name = "b" }\n',
             'middlewares.session.store.type = "file"\nmiddlewares.session.store.path = "x"\n',
-            '["middlewares"."session".store]\n"path" = \'x\'\ntype = "file"\n[cache]\nurl="a:b"\n',
+            '["middlewares"."session".store]\n"path" = \'x\'\ntype = "file"\n[cache]\nurl="a://b"\n',
             'debug = true\r\n[middlewares.session.store]\r\ntype = "file"\r\npath = "x"\r\n# end',
             '[middlewares.session.store]\ntype = "memory"\n[middlewares.session]\nname = "b"',
         ],
@@ -210,6 +210,12 @@ class TestSetStore:
         before = stamp("dev")
         assert "nothing was changed" in config(*arguments)
         assert stamp("dev") == before
+
+    def test_a_dry_run_shows_no_password_that_is_in_the_file(self) -> None:
+        write("dev", 'debug = true\n[cache]\nurl = "redis://:s3cret@h/0"\n')
+        said = config("set-store", "dev", "--store", "cache", "--dry-run")
+        assert '+type = "cache"\n' in said
+        assert "s3cret" not in said
 
     def test_it_says_that_sessions_are_not_moved(self) -> None:
         assert "every visitor begins a new one" in config(

@@ -256,7 +256,7 @@ def _open_once(config: ProjectConfig) -> str | None:
 def _show_diff(before: str, after: str, path: Path) -> None:
     old, new = before.splitlines(keepends=True), after.splitlines(keepends=True)
     name = str(path) if before else "/dev/null"
-    click.echo("".join(unified_diff(old, new, name, str(path))), nl=False)
+    click.echo(redact("".join(unified_diff(old, new, name, str(path)))), nl=False)
 
 
 def _say_what_is_next(environment: str, config: ProjectConfig, extra: str | None) -> None:
