@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -139,6 +140,8 @@ class TestMistakes:
             (f'{STORE}type = "database"', "database.url: missing"),
             ("debug = ", "not valid TOML: Invalid value (at line 1, column 9, the end)"),
             ("a = 1\nb = c", "not valid TOML: Invalid value (at line 2, column 5)"),
+            ("a = 1\rb = 2", "Expected newline or end of document after a statement (at line 1,"),
+            (f"a = {'[' * 5000}{']' * 5000}", "nested too deeply"),
         ],
     )
     def test_a_mistake_is_told_with_file_key_found_and_allowed(
@@ -201,6 +204,11 @@ class TestEnvironmentVariables:
     def test_their_values_are_written_as_in_toml(self, name: str, text: str, value: Any) -> None:
         session = self.override(**{f"MIDDLEWARES__SESSION__{name}": text}).middlewares.session
         assert getattr(session, name.lower()) == value
+
+    @pytest.mark.parametrize("value", ["[" * 5000, "true\nsecure = true"])
+    def test_what_is_not_one_value_of_toml_is_a_text(self, value: str) -> None:
+        error = error_of("", {f"{OVERRIDE_PREFIX}DEBUG": value})
+        assert f"debug: found {json.dumps(value)}" in error
 
     def test_another_type_of_store_replaces_the_whole_table(self) -> None:
         text = f'{STORE}type = "cache"\nuri = "redis://h"'
