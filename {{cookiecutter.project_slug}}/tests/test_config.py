@@ -221,6 +221,17 @@ class TestEnvironmentVariables:
         assert f"{OVERRIDE_PREFIX}CACHE__ULR" in error
         assert "s3cret" not in error
 
+    def test_a_mistake_in_a_tables_name_names_the_variable(self) -> None:
+        error = error_of("", {f"{OVERRIDE_PREFIX}CAHCE__URL": "redis://h"})
+        assert error.startswith(f"{OVERRIDE_PREFIX}CAHCE__URL (environment variable): cahce: ")
+
+    def test_of_two_that_set_a_key_the_one_that_won_is_named(self) -> None:
+        variables = {
+            f"{OVERRIDE_PREFIX}CACHE": '{ url = "redis://h" }',
+            f"{OVERRIDE_PREFIX}CACHE__URL": "x",
+        }
+        assert f"{OVERRIDE_PREFIX}CACHE__URL (environment variable)" in error_of("", variables)
+
     def test_a_mounted_file_holds_a_secret(self, tmp_path: Path) -> None:
         mounted = tmp_path / "url"
         mounted.write_text("redis://:s3cret@h/0\n")

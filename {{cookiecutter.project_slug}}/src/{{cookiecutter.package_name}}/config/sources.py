@@ -131,7 +131,12 @@ class Sources:
 
     def variable(self, key: Key) -> str | None:
         """The variable that sets a key, or the table in which it is."""
-        names = (name for ours, name in self.variables.items() if key[: len(ours)] == ours)
+        names = [name for ours, name in self.variables.items() if key[: len(ours)] == ours]
+        return names[-1] if names else None  # the longest: it won
+
+    def variable_in(self, key: Key) -> str | None:
+        """The variable that sets something in a table."""
+        names = (name for ours, name in self.variables.items() if ours[: len(key)] == key)
         return next(names, None)
 
     def origin(self, key: Key) -> str:
