@@ -118,6 +118,27 @@ class TestNew:
         assert "app config set-store dev" in said
         assert read("dev") == "debug = true\n"
 
+    @pytest.mark.parametrize("content", [b"", b"\xff", "a directory", "a link to itself"])
+    def test_whatever_is_there_stays(self, content: bytes | str) -> None:
+        path = Path("config/prod.toml")
+        match content:
+            case bytes():
+                path.write_bytes(content)
+            case "a directory":
+                path.mkdir()
+            case _:
+                path.symlink_to(path.name)
+        before = path.lstat()
+        done = CliRunner().invoke(main, ["config", "new", "prod", "--store", "file", "--yes"])
+        assert done.output.startswith("Error: config/prod.toml")
+        assert path.lstat() == before
+
+    def test_elsewhere_than_in_a_project_it_says_so(self, project: Path) -> None:
+        (project / "config/dev.toml").unlink()
+        (project / "config").rmdir()
+        said = config("new", "prod", "--store", "file", "--yes", status=2)
+        assert "run this in the project's folder" in said
+
     def test_a_dry_run_shows_a_diff_and_writes_nothing(self) -> None:
         said = config("new", "prod", "--store", "file", "--yes", "--dry-run")
         assert '+type = "file"\n' in said
@@ -255,11 +276,11 @@ class TestSetStore:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def is_full(file: int) -> None:
-            raise OSError(28, "No space left on device", "config/dev.toml")
+            raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(os, "fsync", is_full)
         said = config("set-store", "dev", "--store", "file", "--yes", status=1)
-        assert "No space left on device; nothing was changed" in said
+        assert "config/dev.toml: No space left on device; nothing was changed" in said
         assert read("dev") == "debug = true\n"
         assert os.listdir("config") == ["dev.toml"]
 

@@ -103,17 +103,18 @@ def write(path: Path, text: str, *, new: bool = False) -> None:
         FileExistsError: it was to be ``new``, and is there.
         OSError: it can't be written. What was there is there.
     """
-    path = path.resolve()  # a link stays a link
+    path = Path(os.path.realpath(path))  # a link stays a link
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with open(temporary, "xb") as file:
+            if not new:
+                os.fchmod(file.fileno(), path.stat().st_mode)
             file.write(text.encode())
             file.flush()
             os.fsync(file.fileno())
         if new:
             os.link(temporary, path)
         else:
-            temporary.chmod(path.stat().st_mode)
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
