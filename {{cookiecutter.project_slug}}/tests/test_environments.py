@@ -128,10 +128,10 @@ class TestNew:
                 path.mkdir()
             case _:
                 path.symlink_to(path.name)
-        before = path.lstat()
+        before = path.lstat().st_ino, path.lstat().st_mtime_ns
         done = CliRunner().invoke(main, ["config", "new", "prod", "--store", "file", "--yes"])
         assert done.output.startswith("Error: config/prod.toml")
-        assert path.lstat() == before
+        assert (path.lstat().st_ino, path.lstat().st_mtime_ns) == before
 
     def test_elsewhere_than_in_a_project_it_says_so(self, project: Path) -> None:
         (project / "config/dev.toml").unlink()
@@ -369,6 +369,14 @@ class TestCheck:
         text = '[middlewares.session.store]\ntype = "file"\npath = "config/dev.toml"'
         assert "config/dev.toml is not a folder" in self.check(text)
 
+    @pytest.mark.parametrize("path", ["loop/x", "x" * 300])
+    def test_a_folder_that_cannot_be_is_wrong_and_the_next_one_is_checked(self, path: str) -> None:
+        Path("loop").symlink_to("loop")
+        write("a", f'[middlewares.session.store]\ntype = "file"\npath = "{path}"')
+        said = config("check", "a", "dev", status=1)
+        assert "config/a.toml: error: middlewares.session.store: file store: " in said
+        assert "config/dev.toml: ok" in said
+
     def test_a_read_only_file_system_is_wrong(self) -> None:
         text = '[middlewares.session.store]\ntype = "file"\npath = "/proc/sessions"'
         assert "error: middlewares.session.store" in self.check(text)
@@ -396,6 +404,23 @@ class TestCheck:
         if kind in ("cache", "postgresql"):
             assert "Check that it is right, and that the store is there" in said
             self.check(text, "--offline", status=0)
+
+    def test_a_server_that_does_not_tell_its_settings_is_a_warning(
+        self, place: tuple[str, str]
+    ) -> None:
+        kind, uri = place
+        if kind != "cache":
+            return
+        from redis import Redis
+
+        with Redis.from_url(uri) as server:
+            commands = ["+@all", "-info"]
+            server.acl_setuser("silent", enabled=True, nopass=True, keys="*", commands=commands)
+            user = uri.replace("://", "://silent:x@")
+            store = f'[middlewares.session.store]\ntype = "cache"\nuri = "{user}"\n'
+            said = self.check(f"debug = true\n{store}", status=0)
+            server.acl_deluser("silent")
+        assert "warning: what its server's settings may cost is not known: " in said
 
     @pytest.fixture
     def checked(self) -> Callable[[str, str], str]:
