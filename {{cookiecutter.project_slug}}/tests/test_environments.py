@@ -256,6 +256,21 @@ class TestSetStore:
         )
         assert read("dev") == "colour = 1\n"
 
+    @pytest.mark.parametrize(
+        ("text", "finding"),
+        [
+            ("middlewares = 1", "middlewares: found 1; allowed: a table"),
+            ("[[middlewares]]", "middlewares: found [{}]; allowed: a table"),
+            ("middlewares.session = 'x'", 'middlewares.session: found "x"; allowed: a table'),
+            ("database = 1", "database: found 1; allowed: a table"),
+        ],
+    )
+    def test_what_is_no_table_is_told_and_left(self, text: str, finding: str) -> None:
+        write("dev", text)
+        said = config("set-store", "dev", "--store", "database", "--yes", status=2)
+        assert f"config/dev.toml: {finding}" in said
+        assert read("dev") == text
+
     def test_a_file_that_is_wrong_in_its_store_alone_is_mended(self) -> None:
         write("dev", '[middlewares.session.store]\ntype = "file"\nurl = "x"\n')
         config("set-store", "dev", "--store", "memory")

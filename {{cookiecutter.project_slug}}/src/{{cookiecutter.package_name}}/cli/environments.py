@@ -115,7 +115,8 @@ def set_store(
     path = environment_file(environment)
     data = parse_toml(read_environment(environment), str(path))
     store = store or (questions()["store"]["default"] if yes else _ask_for_store())
-    is_shared = "url" in data.get(store, {})  # [cache] or [database]
+    shared = data.get(store)  # [cache] or [database]
+    is_shared = isinstance(shared, dict) and "url" in shared
     place = _place_of(store, places, must_ask=not yes and not is_shared)
     if place is None and not is_shared and store in PLACES:
         place = questions()[PLACES[store]]["default"]

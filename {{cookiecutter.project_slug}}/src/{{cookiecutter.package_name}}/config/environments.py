@@ -15,7 +15,7 @@ from typing import Any
 from jinja2 import Environment
 
 from .editing import set_table
-from .messages import ConfigError, redact
+from .messages import ConfigError, redact, show
 from .model import ProjectConfig
 from .sources import OVERRIDE_PREFIX, Key, Sources, environment_file, parse_toml, read_environment
 
@@ -67,12 +67,12 @@ def move_environment(environment: str, store: str, place: str | None) -> tuple[s
     data = parse_toml(text, str(path))
     moved, expected = text, deepcopy(data)
     if store == "database" and place is not None:
+        _put(expected, (*DATABASE, "url"), place, path)
         moved = set_table(moved, DATABASE, {"url": place}, keep_others=True)
-        expected.setdefault("database", {})["url"] = place
         place = None
     values = {"type": store} | ({PLACES[store]: place} if place is not None else {})
+    _put(expected, STORE, values, path)
     moved = set_table(moved, STORE, values)
-    expected.setdefault("middlewares", {}).setdefault("session", {})["store"] = values
     if parse_toml(moved, str(path)) != expected:
         raise ConfigError(
             f"{path}: write [{'.'.join(STORE)}] as a table of its own, then try again"
@@ -118,6 +118,15 @@ def write(path: Path, text: str, *, new: bool = False) -> None:
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _put(data: dict[str, Any], key: Key, value: object, path: Path) -> None:
+    for depth, part in enumerate(key[:-1], 1):
+        data = data.setdefault(part, {})
+        if not isinstance(data, dict):
+            where = ".".join(key[:depth])
+            raise ConfigError(f"{path}: {where}: found {show(data)}; allowed: a table")
+    data[key[-1]] = value
 
 
 def _check_place(store: str, places: Mapping[str, str], path: Path) -> None:
