@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -139,6 +140,8 @@ class TestMistakes:
             (f'{STORE}type = "database"', "database.url: missing"),
             ("debug = ", "not valid TOML: Invalid value (at line 1, column 9, the end)"),
             ("a = 1\nb = c", "not valid TOML: Invalid value (at line 2, column 5)"),
+            ("a = 1\rb = 2", "Expected newline or end of document after a statement (at line 1,"),
+            (f"a = {'[' * 5000}{']' * 5000}", "nested too deeply"),
         ],
     )
     def test_a_mistake_is_told_with_file_key_found_and_allowed(
@@ -154,7 +157,16 @@ class TestMistakes:
 
     @pytest.mark.parametrize(
         "url",
-        ["redis://:s3cret@h h", "redis://u:s3cret@ ", "x y://u:s3cret@h", "a ?password=s3cret"],
+        [
+            "redis://:s3cret@h h",
+            "redis://u:s3cret@ ",
+            "x y://u:s3cret@h",
+            "a ?password=s3cret",
+            "redis://h h?PASSWORD=a 's3cret",
+            "redis://u:a /?#@s3cret@h",  # each of these is where somebody's password would end
+            "postgresql://u:a/s3cret@h/x",
+            "u:s3cret@h/x",
+        ],
     )
     def test_a_password_is_never_told(self, url: str) -> None:
         assert "s3cret" not in error_of(f'[cache]\nurl = "{url}"')
@@ -193,6 +205,11 @@ class TestEnvironmentVariables:
         session = self.override(**{f"MIDDLEWARES__SESSION__{name}": text}).middlewares.session
         assert getattr(session, name.lower()) == value
 
+    @pytest.mark.parametrize("value", ["[" * 5000, "true\nsecure = true"])
+    def test_what_is_not_one_value_of_toml_is_a_text(self, value: str) -> None:
+        error = error_of("", {f"{OVERRIDE_PREFIX}DEBUG": value})
+        assert f"debug: found {json.dumps(value)}" in error
+
     def test_another_type_of_store_replaces_the_whole_table(self) -> None:
         text = f'{STORE}type = "cache"\nuri = "redis://h"'
         store = "MIDDLEWARES__SESSION__STORE__"
@@ -203,6 +220,17 @@ class TestEnvironmentVariables:
         error = error_of("", {f"{OVERRIDE_PREFIX}CACHE__ULR": "redis://:s3cret@h"})
         assert f"{OVERRIDE_PREFIX}CACHE__ULR" in error
         assert "s3cret" not in error
+
+    def test_a_mistake_in_a_tables_name_names_the_variable(self) -> None:
+        error = error_of("", {f"{OVERRIDE_PREFIX}CAHCE__URL": "redis://h"})
+        assert error.startswith(f"{OVERRIDE_PREFIX}CAHCE__URL (environment variable): cahce: ")
+
+    def test_of_two_that_set_a_key_the_one_that_won_is_named(self) -> None:
+        variables = {
+            f"{OVERRIDE_PREFIX}CACHE": '{ url = "redis://h" }',
+            f"{OVERRIDE_PREFIX}CACHE__URL": "x",
+        }
+        assert f"{OVERRIDE_PREFIX}CACHE__URL (environment variable)" in error_of("", variables)
 
     def test_a_mounted_file_holds_a_secret(self, tmp_path: Path) -> None:
         mounted = tmp_path / "url"

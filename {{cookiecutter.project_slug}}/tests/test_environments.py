@@ -118,6 +118,27 @@ class TestNew:
         assert "app config set-store dev" in said
         assert read("dev") == "debug = true\n"
 
+    @pytest.mark.parametrize("content", [b"", b"\xff", "a directory", "a link to itself"])
+    def test_whatever_is_there_stays(self, content: bytes | str) -> None:
+        path = Path("config/prod.toml")
+        match content:
+            case bytes():
+                path.write_bytes(content)
+            case "a directory":
+                path.mkdir()
+            case _:
+                path.symlink_to(path.name)
+        before = path.lstat().st_ino, path.lstat().st_mtime_ns
+        done = CliRunner().invoke(main, ["config", "new", "prod", "--store", "file", "--yes"])
+        assert done.output.startswith("Error: config/prod.toml")
+        assert (path.lstat().st_ino, path.lstat().st_mtime_ns) == before
+
+    def test_elsewhere_than_in_a_project_it_says_so(self, project: Path) -> None:
+        (project / "config/dev.toml").unlink()
+        (project / "config").rmdir()
+        said = config("new", "prod", "--store", "file", "--yes", status=2)
+        assert "run this in the project's folder" in said
+
     def test_a_dry_run_shows_a_diff_and_writes_nothing(self) -> None:
         said = config("new", "prod", "--store", "file", "--yes", "--dry-run")
         assert '+type = "file"\n' in said
@@ -128,8 +149,8 @@ class TestNew:
         config("new", "--store", "file", "--yes", "--", name, status=2)
         assert list(Path().rglob("*.toml")) == [Path("config/dev.toml")]
 
-    def test_a_password_is_refused_and_its_variable_named(self) -> None:
-        uri = "redis://:s3cret@h/0"
+    @pytest.mark.parametrize("uri", ["redis://:s3cret@h/0", "redis://:s3cret/1@h/0"])
+    def test_a_password_is_refused_and_its_variable_named(self, uri: str) -> None:
         said = config("new", "prod", "--store", "cache", "--uri", uri, status=2)
         assert f"{OVERRIDE_PREFIX}MIDDLEWARES__SESSION__STORE__URI_FILE" in said
         assert "s3cret" not in said
@@ -189,7 +210,7 @@ class TestSetStore:
             '[middlewares.session]\nstore.type = "file"\nstore.path = "x"\nname = "b"\n',
             '[middlewares]\nsession = { name = "b" }\n',
             'middlewares.session.store.type = "file"\nmiddlewares.session.store.path = "x"\n',
-            '["middlewares"."session".store]\n"path" = \'x\'\ntype = "file"\n[cache]\nurl="a:b"\n',
+            '["middlewares"."session".store]\n"path" = \'x\'\ntype = "file"\n[cache]\nurl="a://b"\n',
             'debug = true\r\n[middlewares.session.store]\r\ntype = "file"\r\npath = "x"\r\n# end',
             '[middlewares.session.store]\ntype = "memory"\n[middlewares.session]\nname = "b"',
         ],
@@ -211,6 +232,12 @@ class TestSetStore:
         assert "nothing was changed" in config(*arguments)
         assert stamp("dev") == before
 
+    def test_a_dry_run_shows_no_password_that_is_in_the_file(self) -> None:
+        write("dev", 'debug = true\n[cache]\nurl = "redis://:s3cret@h/0"\n')
+        said = config("set-store", "dev", "--store", "cache", "--dry-run")
+        assert '+type = "cache"\n' in said
+        assert "s3cret" not in said
+
     def test_it_says_that_sessions_are_not_moved(self) -> None:
         assert "every visitor begins a new one" in config(
             "set-store", "dev", "--store", "file", "--yes"
@@ -228,6 +255,21 @@ class TestSetStore:
             "set-store", "dev", "--store", "file", "--yes", status=2
         )
         assert read("dev") == "colour = 1\n"
+
+    @pytest.mark.parametrize(
+        ("text", "finding"),
+        [
+            ("middlewares = 1", "middlewares: found 1; allowed: a table"),
+            ("[[middlewares]]", "middlewares: found [{}]; allowed: a table"),
+            ("middlewares.session = 'x'", 'middlewares.session: found "x"; allowed: a table'),
+            ("database = 1", "database: found 1; allowed: a table"),
+        ],
+    )
+    def test_what_is_no_table_is_told_and_left(self, text: str, finding: str) -> None:
+        write("dev", text)
+        said = config("set-store", "dev", "--store", "database", "--yes", status=2)
+        assert f"config/dev.toml: {finding}" in said
+        assert read("dev") == text
 
     def test_a_file_that_is_wrong_in_its_store_alone_is_mended(self) -> None:
         write("dev", '[middlewares.session.store]\ntype = "file"\nurl = "x"\n')
@@ -249,11 +291,11 @@ class TestSetStore:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def is_full(file: int) -> None:
-            raise OSError(28, "No space left on device", "config/dev.toml")
+            raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(os, "fsync", is_full)
         said = config("set-store", "dev", "--store", "file", "--yes", status=1)
-        assert "No space left on device; nothing was changed" in said
+        assert "config/dev.toml: No space left on device; nothing was changed" in said
         assert read("dev") == "debug = true\n"
         assert os.listdir("config") == ["dev.toml"]
 
@@ -342,6 +384,14 @@ class TestCheck:
         text = '[middlewares.session.store]\ntype = "file"\npath = "config/dev.toml"'
         assert "config/dev.toml is not a folder" in self.check(text)
 
+    @pytest.mark.parametrize("path", ["loop/x", "x" * 300])
+    def test_a_folder_that_cannot_be_is_wrong_and_the_next_one_is_checked(self, path: str) -> None:
+        Path("loop").symlink_to("loop")
+        write("a", f'[middlewares.session.store]\ntype = "file"\npath = "{path}"')
+        said = config("check", "a", "dev", status=1)
+        assert "config/a.toml: error: middlewares.session.store: file store: " in said
+        assert "config/dev.toml: ok" in said
+
     def test_a_read_only_file_system_is_wrong(self) -> None:
         text = '[middlewares.session.store]\ntype = "file"\npath = "/proc/sessions"'
         assert "error: middlewares.session.store" in self.check(text)
@@ -369,6 +419,23 @@ class TestCheck:
         if kind in ("cache", "postgresql"):
             assert "Check that it is right, and that the store is there" in said
             self.check(text, "--offline", status=0)
+
+    def test_a_server_that_does_not_tell_its_settings_is_a_warning(
+        self, place: tuple[str, str]
+    ) -> None:
+        kind, uri = place
+        if kind != "cache":
+            return
+        from redis import Redis
+
+        with Redis.from_url(uri) as server:
+            commands = ["+@all", "-info"]
+            server.acl_setuser("silent", enabled=True, nopass=True, keys="*", commands=commands)
+            user = uri.replace("://", "://silent:x@")
+            store = f'[middlewares.session.store]\ntype = "cache"\nuri = "{user}"\n'
+            said = self.check(f"debug = true\n{store}", status=0)
+            server.acl_deluser("silent")
+        assert "warning: what its server's settings may cost is not known: " in said
 
     @pytest.fixture
     def checked(self) -> Callable[[str, str], str]:

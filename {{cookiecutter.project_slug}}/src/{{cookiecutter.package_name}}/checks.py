@@ -113,8 +113,9 @@ def _urls(config: ProjectConfig) -> Iterator[tuple[str, str]]:
 
 def _check_place(key: str, folder: Path) -> Iterator[Finding]:
     """Whether files in a folder can be written, and last."""
-    folder = folder.resolve()
-    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    folder = Path(os.path.realpath(folder))
+    # os.path takes for missing what can't be looked at: a loop, another user's, a name too long.
+    nearest = next(path for path in (folder, *folder.parents) if os.path.exists(path))
     kind, options = _file_system(nearest)
     if not nearest.is_dir():
         yield Finding(f"{key}: {nearest} is not a folder. Name one, or move what is there")
@@ -202,4 +203,7 @@ async def _keeps_a_session(store: SessionStore) -> bool:
 async def _risks_of(store: SessionStore) -> list[str]:
     """What the server's settings may cost, where a store can tell."""
     find_risks = getattr(store, "find_risks", None)
-    return [] if find_risks is None else await find_risks()
+    try:
+        return [] if find_risks is None else await find_risks()
+    except StoreUnavailable as error:  # a server may keep its settings to itself
+        return [f"what its server's settings may cost is not known: {redact(str(error))}"]

@@ -46,17 +46,13 @@ KEYS = {"database": "database.url", "cache": "middlewares.session.store.uri"}  #
 
 
 class _Group(click.Group):
-    """A group in which a wrong configuration, or a file that can't be written, is one message."""
+    """A group in which a wrong configuration is one message."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except ConfigError as error:
             raise WrongUsage(str(error)) from None
-        except OSError as error:
-            raise click.ClickException(
-                f"{error.filename}: {error.strerror}; nothing was changed"
-            ) from None
 
 
 @click.group(cls=_Group)
@@ -85,24 +81,26 @@ def new(
 ) -> None:
     """Write config/ENV.toml for a new environment."""
     path = environment_file(environment)
+    if not path.parent.is_dir():
+        raise WrongUsage(f"no {path.parent}/ in {Path.cwd()}: run this in the project's folder")
     store = store or (questions()["store"]["default"] if yes else _ask_for_store())
     place = _place_of(store, places, must_ask=not yes)
     text = new_environment(environment, store, place)
-    before = path.read_bytes().decode() if path.exists() else ""
-    if before and before != text:
+    before = read_environment(environment) if os.path.exists(path) else None
+    if before not in (None, text):
         raise WrongUsage(
             f"{path} is there already, and is never overwritten. To change its store: "
             f"{command_name()} config set-store {environment}"
         )
-    if before:
+    if before == text:
         click.echo(f"{path} is so already: nothing was changed.")
         return
     added = ProjectConfig.from_toml(text)
     extra = _open_once(added)
     if dry_run:
-        _show_diff(before, text, path)
+        _show_diff("", text, path)
         return
-    write(path, text, new=True)
+    _write(path, text, new=True)
     click.echo(f"Wrote {path}. Sessions live in {describe_store(added)}.")
     _say_what_is_next(environment, added, extra)
 
@@ -117,7 +115,8 @@ def set_store(
     path = environment_file(environment)
     data = parse_toml(read_environment(environment), str(path))
     store = store or (questions()["store"]["default"] if yes else _ask_for_store())
-    is_shared = "url" in data.get(store, {})  # [cache] or [database]
+    shared = data.get(store)  # [cache] or [database]
+    is_shared = isinstance(shared, dict) and "url" in shared
     place = _place_of(store, places, must_ask=not yes and not is_shared)
     if place is None and not is_shared and store in PLACES:
         place = questions()[PLACES[store]]["default"]
@@ -130,7 +129,7 @@ def set_store(
     if dry_run:
         _show_diff(before, text, path)
         return
-    write(path, text)
+    _write(path, text)
     click.echo(f"Changed {path}. Sessions live in {describe_store(moved)}.")
     click.echo(
         "Sessions are not moved: after a restart with this file every visitor begins a new one."
@@ -236,11 +235,19 @@ def _place_of(store: str, places: dict[str, str | None], *, must_ask: bool) -> s
 def _prompt(label: str, *, default: str, kind: click.Choice[str] | None = None) -> str:
     try:
         answer: str = click.prompt(label, default=default, type=kind)
-    except click.Abort:
+    except (click.Abort, RuntimeError):  # which input() raises when standard input is closed
+        click.echo()  # the end of the prompt's line
         raise WrongUsage(
-            "\nno answer: nothing was changed. Without a terminal, give --store and --yes"
+            "no answer: nothing was changed. Without a terminal, give --store and --yes"
         ) from None
     return answer
+
+
+def _write(path: Path, text: str, *, new: bool = False) -> None:
+    try:
+        write(path, text, new=new)
+    except OSError as error:
+        raise click.ClickException(f"{path}: {error.strerror}; nothing was changed") from None
 
 
 def _open_once(config: ProjectConfig) -> str | None:
@@ -256,7 +263,7 @@ def _open_once(config: ProjectConfig) -> str | None:
 def _show_diff(before: str, after: str, path: Path) -> None:
     old, new = before.splitlines(keepends=True), after.splitlines(keepends=True)
     name = str(path) if before else "/dev/null"
-    click.echo("".join(unified_diff(old, new, name, str(path))), nl=False)
+    click.echo(redact("".join(unified_diff(old, new, name, str(path)))), nl=False)
 
 
 def _say_what_is_next(environment: str, config: ProjectConfig, extra: str | None) -> None:

@@ -11,12 +11,11 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 from jinja2 import Environment
 
 from .editing import set_table
-from .messages import ConfigError, redact
+from .messages import ConfigError, redact, show
 from .model import ProjectConfig
 from .sources import OVERRIDE_PREFIX, Key, Sources, environment_file, parse_toml, read_environment
 
@@ -68,12 +67,12 @@ def move_environment(environment: str, store: str, place: str | None) -> tuple[s
     data = parse_toml(text, str(path))
     moved, expected = text, deepcopy(data)
     if store == "database" and place is not None:
+        _put(expected, (*DATABASE, "url"), place, path)
         moved = set_table(moved, DATABASE, {"url": place}, keep_others=True)
-        expected.setdefault("database", {})["url"] = place
         place = None
     values = {"type": store} | ({PLACES[store]: place} if place is not None else {})
+    _put(expected, STORE, values, path)
     moved = set_table(moved, STORE, values)
-    expected.setdefault("middlewares", {}).setdefault("session", {})["store"] = values
     if parse_toml(moved, str(path)) != expected:
         raise ConfigError(
             f"{path}: write [{'.'.join(STORE)}] as a table of its own, then try again"
@@ -88,12 +87,7 @@ def refuse_secret(url: str, key: str) -> None:
     Raises:
         ConfigError: the URL holds one.
     """
-    try:
-        parts = urlsplit(url)
-        has_password = parts.password is not None or "password" in parse_qs(parts.query.lower())
-    except ValueError:
-        return  # the store says what is wrong with it
-    if has_password:
+    if redact(url) != url:
         variable = OVERRIDE_PREFIX + key.replace(".", "__").upper()
         raise ConfigError(
             f"{redact(url)}: leave the password out, since files are no place for it. Where the app"
@@ -109,23 +103,33 @@ def write(path: Path, text: str, *, new: bool = False) -> None:
         FileExistsError: it was to be ``new``, and is there.
         OSError: it can't be written. What was there is there.
     """
-    real = path.resolve()  # a link stays a link
+    real = Path(os.path.realpath(path))  # a link stays a link
     temporary = real.with_name(f".{real.name}.{secrets.token_hex(4)}.tmp")
     try:
         with open(temporary, "xb") as file:
+            if not new:
+                os.fchmod(file.fileno(), real.stat().st_mode)
             file.write(text.encode())
             file.flush()
             os.fsync(file.fileno())
         if new:
             os.link(temporary, real)
         else:
-            temporary.chmod(real.stat().st_mode)
             temporary.replace(real)
     except OSError as error:
         error.filename = str(path)  # not the temporary file, or, where a disk is full, none
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _put(data: dict[str, Any], key: Key, value: object, path: Path) -> None:
+    for depth, part in enumerate(key[:-1], 1):
+        data = data.setdefault(part, {})
+        if not isinstance(data, dict):
+            where = ".".join(key[:depth])
+            raise ConfigError(f"{path}: {where}: found {show(data)}; allowed: a table")
+    data[key[-1]] = value
 
 
 def _check_place(store: str, places: Mapping[str, str], path: Path) -> None:

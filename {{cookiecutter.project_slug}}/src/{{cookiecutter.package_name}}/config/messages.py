@@ -13,8 +13,8 @@ class ConfigError(Exception):
 
 def redact(text: str) -> str:
     """Hide the passwords of all URLs in a text."""
-    text = re.sub(r"(://[^/?#\s:@]*):[^/?#\s]*@", r"\1:***@", text)
-    return re.sub(r"([?&][^=&\s]*(?:password|secret|token)[^=&\s]*)=[^&\s\"']*", r"\1=***", text)
+    text = re.sub(r"(://[^:@\n]*):.*@", r"\1:***@", text)  # raw ones may hold any character
+    return re.sub(r"(?i)([?&][^=&\s]*(?:password|secret|token)[^=&\s]*)=[^&\n]*", r"\1=***", text)
 
 
 def show(value: object) -> str:
@@ -23,4 +23,7 @@ def show(value: object) -> str:
         return "a table"
     if isinstance(value, (datetime, date, time)):
         return value.isoformat()
-    return redact(json.dumps(value, ensure_ascii=False, default=str))
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    if "://" not in text:  # it may be a URL whose scheme was forgotten
+        text = re.sub(r'^("?).*@', r"\1***@", text)
+    return f'"{redact(text[1:-1])}"' if isinstance(value, str) else redact(text)

@@ -49,6 +49,8 @@ def _explain(error: ErrorDetails, root: Table, sources: Sources) -> list[str]:
     if kind == "union_tag_invalid":
         key, found = (*key, "type"), found["type"]
     variable = sources.variable(key)
+    if kind == "extra_forbidden":  # a variable may have made the table
+        variable = variable or sources.variable_in(key)
     where = f"{variable} (environment variable)" if variable else sources.name
     where += f": {'.'.join(key)}" if key else ""
     if kind == "extra_forbidden":

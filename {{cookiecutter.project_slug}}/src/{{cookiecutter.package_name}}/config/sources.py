@@ -63,7 +63,7 @@ def read_environment(environment: str) -> str:
             f" in the project's folder, and name one with --env or {ENVIRONMENT_VARIABLE}"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: can't be read: {error}") from None
+        raise ConfigError(f"{path}: can't be read: {_reason(error)}") from None
 
 
 def parse_toml(text: str, name: str) -> dict[str, Any]:
@@ -76,9 +76,11 @@ def parse_toml(text: str, name: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         last = text.count("\n") + 1
-        end = f"line {last}, column {len(text) - text.rfind(chr(10))}, the end"
-        reason = str(error).replace("end of document", end)
+        end = f"at line {last}, column {len(text) - text.rfind(chr(10))}, the end"
+        reason = str(error).replace("at end of document", end)
         raise ConfigError(f"{name}: not valid TOML: {reason}") from None
+    except RecursionError:
+        raise ConfigError(f"{name}: its arrays or tables are nested too deeply") from None
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,12 @@ class Sources:
 
     def variable(self, key: Key) -> str | None:
         """The variable that sets a key, or the table in which it is."""
-        names = (name for ours, name in self.variables.items() if key[: len(ours)] == ours)
+        names = [name for ours, name in self.variables.items() if key[: len(ours)] == ours]
+        return names[-1] if names else None  # the longest: it won
+
+    def variable_in(self, key: Key) -> str | None:
+        """The variable that sets something in a table."""
+        names = (name for ours, name in self.variables.items() if ours[: len(key)] == key)
         return next(names, None)
 
     def origin(self, key: Key) -> str:
@@ -152,15 +159,19 @@ def _read_secret(variable: str, path: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise ConfigError(f"{variable}: can't read {show(path)}: {reason}") from None
+        raise ConfigError(f"{variable}: can't read {show(path)}: {_reason(error)}") from None
+
+
+def _reason(error: OSError | UnicodeDecodeError) -> str | None:
+    return error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
 
 
 def _read_value(text: str) -> object:
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        data = tomllib.loads(f"value = {text}")
+    except (tomllib.TOMLDecodeError, RecursionError):
         return text
+    return data["value"] if len(data) == 1 else text  # and not a statement after it
 
 
 def _put(data: dict[str, Any], key: Key, value: object) -> None:

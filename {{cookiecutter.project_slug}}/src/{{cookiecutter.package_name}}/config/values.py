@@ -71,9 +71,16 @@ Expiry = Annotated[
     BeforeValidator(_parse_expiry),
     PlainSerializer(lambda v: format_duration(v) if isinstance(v, timedelta) else v),
 ]
-Text = Annotated[str, _matching(r"[^\x00-\x1f\x7f]+", "text without control characters")]
+Text = Annotated[
+    str, _matching(r"[^\x00-\x1f\x7f\ud800-\udfff]+", "text without control characters")
+]
 Url = Annotated[
-    str, _matching(r"[A-Za-z][A-Za-z0-9+.-]*:[^\s\x00-\x1f\x7f]+", "a URL: scheme://host:port/name")
+    str,
+    _matching(
+        # What follows a user and a colon is a password: libraries disagree on where a raw one ends.
+        r"[A-Za-z][A-Za-z0-9+.-]*://(?![^/?#@]*:.*[/?#].*@)[^\s\x00-\x1f\x7f\ud800-\udfff]+",
+        "a URL: scheme://host:port/name; in a password, /, ?, # and @ are %2F, %3F, %23 and %40",
+    ),
 ]
 CookieName = Annotated[
     str, _matching(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", "letters, digits and !#$%&'*+-.^_`|~ (RFC 6265)")
