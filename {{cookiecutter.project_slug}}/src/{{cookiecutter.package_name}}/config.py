@@ -146,6 +146,7 @@ class FileStoreConfig(_Table):
 
     type: Literal["file"] = "file"
     path: Text
+    fsync: bool = False
 
 
 class CacheStoreConfig(_Table):
