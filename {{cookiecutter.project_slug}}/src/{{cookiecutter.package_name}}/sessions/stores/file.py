@@ -38,6 +38,7 @@ T = TypeVar("T")
 TIMEOUT = 5.0  # seconds to wait for another writer of the same sub-folder
 _STALE = 3600  # seconds after which a file that is no record was left by a writer that died
 _SUB_FOLDERS = [f"{number:02x}" for number in range(256)]
+_PAUSE = 20  # files that a sweep looks at without a break
 _SMALL = 32768  # bytes: what is larger is not read in the event loop
 
 
@@ -181,10 +182,12 @@ class FileStore:
         with self._sweeping:
             removed = 0
             self._sweep = self._sweep or self._sweep_all()
-            for was_removed in self._sweep:
+            for seen, was_removed in enumerate(self._sweep):
                 removed += was_removed
                 if removed == limit:
                     return removed
+                if seen % _PAUSE == 0:
+                    time.sleep(0.0005)  # the event loop would wait for the interpreter's lock
             self._sweep = None
             return removed
 
