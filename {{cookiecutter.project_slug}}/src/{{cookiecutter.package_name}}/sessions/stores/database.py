@@ -34,7 +34,12 @@ sessions = sa.Table(
     sa.Column("created", sa.Double, nullable=False),
     sa.Column("expires", sa.Double, nullable=False, index=True),
     sa.Column("version", sa.BigInteger, nullable=False),
-    sa.Column("owner", sa.String, nullable=True, index=True),
+    sa.Column("owner", sa.String, nullable=True),
+)
+# Only of those that have one: most sessions then cost no entry, and their updates a page less.
+_HAS_OWNER = sessions.c.owner.is_not(None)
+sa.Index(
+    "ix_sessions_owner", sessions.c.owner, sqlite_where=_HAS_OWNER, postgresql_where=_HAS_OWNER
 )
 _RECORD = [sessions.c[name] for name in ("data", "created", "expires", "version", "owner")]
 
