@@ -564,10 +564,9 @@ async def _awaited(work: Coroutine[Any, Any, object], number: int) -> int:
 async def settled(store: SessionStore) -> None:
     """Wait until a file store's threads have all done what cancelled requests left to them."""
     if isinstance(store, FileStore):
-        loop = asyncio.get_running_loop()
         for threads in (store._readers, store._writers):
-            all_free = threading.Barrier(threads._max_workers)
-            waits = (loop.run_in_executor(threads, all_free.wait, 5) for _ in range(4))
+            all_free = threading.Barrier(threads.count)
+            waits = (threads.run(all_free.wait, 5) for _ in range(threads.count))
             await asyncio.gather(*waits)
 
 

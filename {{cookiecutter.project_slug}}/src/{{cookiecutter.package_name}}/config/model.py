@@ -45,6 +45,8 @@ class FileStoreConfig(_Table):
     type: Literal["file"] = "file"
     path: Text
     """the folder of the file store"""
+    fsync: bool = False
+    """flush each change of the file store to the disk before it is answered"""
 
 
 class CacheStoreConfig(_Table):

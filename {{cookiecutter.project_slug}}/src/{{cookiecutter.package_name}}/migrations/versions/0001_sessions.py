@@ -18,7 +18,14 @@ def upgrade() -> None:
         sa.Column("owner", sa.String, nullable=True),
     )
     op.create_index("ix_sessions_expires", "sessions", ["expires"])
-    op.create_index("ix_sessions_owner", "sessions", ["owner"])
+    has_owner = sa.text("owner IS NOT NULL")
+    op.create_index(
+        "ix_sessions_owner",
+        "sessions",
+        ["owner"],
+        sqlite_where=has_owner,
+        postgresql_where=has_owner,
+    )
 
 
 def downgrade() -> None:

@@ -52,7 +52,7 @@ def open_store(config: ProjectConfig) -> SessionStore:
             case FileStoreConfig():
                 from .file import FileStore
 
-                return FileStore(chosen.path)
+                return FileStore(chosen.path, fsync=chosen.fsync)
             case CacheStoreConfig():
                 return _open_cache(_url(config))
             case DatabaseStoreConfig():

@@ -8,25 +8,35 @@ is gone does no harm, and goes when its time is over.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import math
 import struct
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import NoScriptError
 
 from ..store import CorruptRecord, Record, StoreUnavailable, pack_expires
+from .batches import Argument, Batches
 
 logger = logging.getLogger(__name__)
 
 TIMEOUT = 2.0  # seconds to wait for a connection or an answer; a lost connection is tried twice
+
+
+class _Script:
+    """A script, and the name under which the server caches it."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+
 
 # In every script KEYS[1] is the session, KEYS[2] its owner's set or "", and ARGV[1] the time now.
 # The positions are those of store.py's header, counted from 0 as GETRANGE does.
@@ -44,7 +54,7 @@ local function note_owner(member, expires)
 end
 """
 # ARGV: now, the record, its expiry in milliseconds.
-_CREATE = (
+_CREATE = _Script(
     _COMMON
     + """
 if redis.call('EXISTS', key) == 1 then return 0 end
@@ -54,7 +64,7 @@ return 1
 """
 )
 # KEYS[3]: the key to move to, if any. ARGV: as above, and the version to replace.
-_UPDATE = (
+_UPDATE = _Script(
     _COMMON
     + """
 local new_key = KEYS[3] or key
@@ -68,7 +78,7 @@ return 1
 """
 )
 # ARGV: now, the expiry packed, the same in milliseconds. Returns the owner, "" for none.
-_TOUCH = (
+_TOUCH = _Script(
     _COMMON
     + """
 if not is_live() then return nil end
@@ -80,9 +90,9 @@ return redis.call('GETRANGE', key, 38, 37 + length)
 """
 )
 # ARGV: now, the expiry in milliseconds. After a touch, whose script could not name the set.
-_NOTE_OWNER = _COMMON + "if is_live() then note_owner(key, ARGV[2]) end"
+_NOTE_OWNER = _Script(_COMMON + "if is_live() then note_owner(key, ARGV[2]) end")
 # ARGV: now, and, to delete only what belongs to the owner of KEYS[2], that owner.
-_DELETE = (
+_DELETE = _Script(
     _COMMON
     + """
 if owner ~= '' then
@@ -100,16 +110,13 @@ return was_live and 1 or 0
 
 
 def open_client(uri: str) -> Redis:
-    """A pooled client. The query of ``uri`` may set redis-py's options: ``?socket_timeout=1``."""
-    pool = BlockingConnectionPool.from_url(
+    """A client. The query of ``uri`` may set redis-py's options: ``?socket_timeout=1``."""
+    return Redis.from_url(
         uri,
-        max_connections=64,
-        timeout=TIMEOUT,  # for a free connection
         socket_timeout=TIMEOUT,
         socket_connect_timeout=TIMEOUT,
-        retry=Retry(ExponentialWithJitterBackoff(base=0.01, cap=0.1), retries=1),
+        retry=Retry(ExponentialWithJitterBackoff(base=0.01, cap=0.1), retries=1),  # to connect
     )
-    return Redis.from_pool(pool)
 
 
 class CacheStore:
@@ -119,21 +126,16 @@ class CacheStore:
         self, client: Redis, *, prefix: str, clock: Callable[[], float] = time.time
     ) -> None:
         self._client = client
+        self._server = Batches(client.connection_pool)
         self._prefix = prefix
         self._clock = clock
-        self._create = client.register_script(_CREATE)
-        self._update = client.register_script(_UPDATE)
-        self._touch = client.register_script(_TOUCH)
-        self._note_owner = client.register_script(_NOTE_OWNER)
-        self._delete = client.register_script(_DELETE)
 
     async def create(self, key: str, record: Record) -> bool:
         raw, expires = record.to_bytes(), _ms(record.expires)
-        return bool(await self._run(self._create, [key], record.owner, raw, expires))
+        return bool(await self._run(_CREATE, [key], record.owner, raw, expires))
 
     async def load(self, key: str) -> Record | None:
-        with _faults():
-            raw = await _result(self._client.get(self._session(key)))
+        raw = await self._do("GET", self._session(key))
         if raw is None:
             return None
         try:
@@ -147,43 +149,41 @@ class CacheStore:
         keys = [key] if move_to is None else [key, move_to]
         raw, expires = record.to_bytes(), _ms(record.expires)
         before = struct.pack(">Q", record.version - 1)
-        return bool(await self._run(self._update, keys, record.owner, raw, expires, before))
+        return bool(await self._run(_UPDATE, keys, record.owner, raw, expires, before))
 
     async def touch(self, key: str, expires: float) -> bool:
-        owner = await self._run(self._touch, [key], None, pack_expires(expires), _ms(expires))
+        owner = await self._run(_TOUCH, [key], None, pack_expires(expires), _ms(expires))
         if owner:
-            await self._run(self._note_owner, [key], owner.decode(), _ms(expires))
+            await self._run(_NOTE_OWNER, [key], owner.decode(), _ms(expires))
         return owner is not None
 
     async def delete(self, key: str) -> bool:
-        return bool(await self._run(self._delete, [key], None))
+        return bool(await self._run(_DELETE, [key], None))
 
     async def delete_expired(self, limit: int = 1000) -> int:
         """Nothing to do: the server forgets each key when its time to live is over."""
         return 0
 
     async def delete_owned(self, owner: str) -> int:
-        with _faults():
-            names = await _result(self._client.zrange(self._owned_by(owner), 0, -1))
+        names = await self._do("ZRANGE", self._owned_by(owner), 0, -1)
         keys = [name.decode().rpartition(":")[2] for name in names]
-        return sum([await self._run(self._delete, [key], owner, owner) for key in keys])
+        return sum(await asyncio.gather(*(self._run(_DELETE, [key], owner, owner) for key in keys)))
 
     async def ping(self) -> None:
-        with _faults():
-            await _result(self._client.ping())
+        await self._do("PING")
 
     async def find_risks(self) -> list[str]:
         """Which settings of the server may cost sessions, a line each."""
-        with _faults():
-            info = await _result(self._client.info("everything"))
+        lines = (await self._do("INFO")).decode().splitlines()
+        info = dict(line.split(":", 1) for line in lines if ":" in line)
         risks = []
         policy = info.get("maxmemory_policy", "noeviction")
-        if info.get("maxmemory") and policy != "noeviction":
+        if info.get("maxmemory", "0") != "0" and policy != "noeviction":
             risks.append(
                 f"the cache server's maxmemory-policy is {policy}: when it is full it drops"
                 " sessions of visitors who are there. Set it to noeviction"
             )
-        if not info.get("aof_enabled"):
+        if info.get("aof_enabled", "0") == "0":
             risks.append(
                 "the cache server's appendonly is off: a restart loses the sessions since its last"
                 " snapshot, or all. Set it to yes"
@@ -191,6 +191,7 @@ class CacheStore:
         return risks
 
     async def aclose(self) -> None:
+        await self._server.aclose()
         await self._client.aclose()
 
     def _session(self, key: str) -> str:
@@ -202,25 +203,24 @@ class CacheStore:
             return ""
         return f"{self._prefix}:owner:{hashlib.sha256(owner.encode()).hexdigest()}"
 
-    async def _run(self, script: Any, keys: list[str], owner: str | None, *args: Any) -> Any:
+    async def _run(
+        self, script: _Script, keys: list[str], owner: str | None, *arguments: Argument
+    ) -> Any:
         session, *new = (self._session(key) for key in keys)
         names = [session, self._owned_by(owner), *new]
-        with _faults():
-            return await script(keys=names, args=[self._clock(), *args])
+        rest = [len(names), *names, self._clock(), *arguments]
+        try:
+            return await self._do("EVALSHA", script.sha, *rest)
+        except NoScriptError:  # a new server, or one that was told to forget
+            return await self._do("EVAL", script.text, *rest)
 
-
-async def _result(answer: Any) -> Any:
-    """What redis-py's asyncio client answers: its types also allow for the blocking one."""
-    return await answer
-
-
-@contextmanager
-def _faults() -> Iterator[None]:
-    """Turn what redis-py and the network raise into what a store may raise."""
-    try:
-        yield
-    except (RedisError, OSError) as error:
-        raise StoreUnavailable(f"cache: {error}") from error
+    async def _do(self, *command: Argument) -> Any:
+        answer = await self._server.send(*command)
+        if isinstance(answer, NoScriptError):
+            raise answer
+        if isinstance(answer, Exception):
+            raise StoreUnavailable(f"cache: {answer or 'no answer in time'}") from answer
+        return answer
 
 
 def _ms(expires: float) -> int:

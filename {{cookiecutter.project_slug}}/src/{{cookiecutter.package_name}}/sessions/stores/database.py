@@ -10,14 +10,16 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, make_url
+from sqlalchemy.util import greenlet_spawn
 
 from ..store import Record, StoreNotReady, StoreUnavailable
+from .threads import Threads
 
 T = TypeVar("T")
 
@@ -32,9 +34,35 @@ sessions = sa.Table(
     sa.Column("created", sa.Double, nullable=False),
     sa.Column("expires", sa.Double, nullable=False, index=True),
     sa.Column("version", sa.BigInteger, nullable=False),
-    sa.Column("owner", sa.String, nullable=True, index=True),
+    sa.Column("owner", sa.String, nullable=True),
+)
+# Only of those that have one: most sessions then cost no entry, and their updates a page less.
+_HAS_OWNER = sessions.c.owner.is_not(None)
+sa.Index(
+    "ix_sessions_owner", sessions.c.owner, sqlite_where=_HAS_OWNER, postgresql_where=_HAS_OWNER
 )
 _RECORD = [sessions.c[name] for name in ("data", "created", "expires", "version", "owner")]
+
+
+# Built once, because building costs more than running. What a statement looks for is bound by names
+# that no column has; what it writes, by the names of the columns.
+_IS_LIVE = sa.and_(
+    sessions.c.key == sa.bindparam("at_key"), sessions.c.expires > sa.bindparam("now")
+)
+_IS_EXPIRED = sessions.c.expires <= sa.bindparam("now")
+_EXPIRED = sa.select(sessions.c.key).where(_IS_EXPIRED).limit(sa.bindparam("limit"))
+
+_CREATE = sa.insert(sessions)
+_LOAD = sa.select(*_RECORD).where(_IS_LIVE)
+_UPDATE = sa.update(sessions).where(_IS_LIVE, sessions.c.version == sa.bindparam("old_version"))
+_TOUCH = sa.update(sessions).where(_IS_LIVE)
+_DELETE = sa.delete(sessions).where(_IS_LIVE)
+# Asked twice whether it is expired: a row may be touched between the two.
+_DELETE_EXPIRED = sa.delete(sessions).where(sessions.c.key.in_(_EXPIRED), _IS_EXPIRED)
+_DELETE_OWNED = sa.delete(sessions).where(
+    sessions.c.owner == sa.bindparam("at_owner"), sessions.c.expires > sa.bindparam("now")
+)
+_PING = sa.select(*_RECORD).limit(0)
 
 
 class DatabaseStore:
@@ -46,56 +74,51 @@ class DatabaseStore:
 
     async def create(self, key: str, record: Record) -> bool:
         try:
-            await self._change(sa.insert(sessions).values(key=key, **_values(record)))
+            await self._change(_CREATE, key=key, **_values(record))
         except sa.exc.IntegrityError:
             return False
         return True
 
     async def load(self, key: str) -> Record | None:
-        query = sa.select(*_RECORD).where(self._live(key))
-        row = await self._read(query)
+        row = await self._read(_LOAD, **self._at(key))
         return None if row is None else Record(*row)
 
     async def update(self, key: str, record: Record, *, move_to: str | None = None) -> bool:
-        same_version = sessions.c.version == record.version - 1
-        statement = sa.update(sessions).where(self._live(key), same_version)
+        values = _values(record) if move_to is None else {"key": move_to, **_values(record)}
         try:
-            return await self._change(statement.values(key=move_to or key, **_values(record))) == 1
+            old = {**self._at(key), "old_version": record.version - 1}
+            return await self._change(_UPDATE, **old, **values) == 1
         except sa.exc.IntegrityError:
             return False
 
     async def touch(self, key: str, expires: float) -> bool:
-        statement = sa.update(sessions).where(self._live(key)).values(expires=expires)
-        return await self._change(statement) == 1
+        return await self._change(_TOUCH, **self._at(key), expires=expires) == 1
 
     async def delete(self, key: str) -> bool:
-        return await self._change(sa.delete(sessions).where(self._live(key))) == 1
+        return await self._change(_DELETE, **self._at(key)) == 1
 
     async def delete_expired(self, limit: int = 1000) -> int:
-        is_expired = sessions.c.expires <= self._clock()
-        batch = sa.select(sessions.c.key).where(is_expired).limit(limit)
-        # Asked twice: a row may be touched between the two.
-        return await self._change(sa.delete(sessions).where(sessions.c.key.in_(batch), is_expired))
+        return await self._change(_DELETE_EXPIRED, now=self._clock(), limit=limit)
 
     async def delete_owned(self, owner: str) -> int:
-        live = sessions.c.expires > self._clock()
-        return await self._change(sa.delete(sessions).where(sessions.c.owner == owner, live))
+        return await self._change(_DELETE_OWNED, now=self._clock(), at_owner=owner)
 
     async def ping(self) -> None:
-        await self._read(sa.select(*_RECORD).limit(0))
+        await self._read(_PING)
 
     async def aclose(self) -> None:
         await self._engine.aclose()
 
-    def _live(self, key: str) -> sa.ColumnElement[bool]:
-        return sa.and_(sessions.c.key == key, sessions.c.expires > self._clock())
+    def _at(self, key: str) -> dict[str, Any]:
+        """Where the live record of a key is."""
+        return {"at_key": key, "now": self._clock()}
 
-    async def _read(self, query: sa.Select[Any]) -> Any:
-        return await self._run(lambda connection: connection.execute(query).first())
+    async def _read(self, query: sa.Select[Any], **values: object) -> Any:
+        return await self._run(lambda connection: connection.execute(query, values).first())
 
-    async def _change(self, statement: sa.Executable) -> int:
+    async def _change(self, statement: sa.UpdateBase, **values: object) -> int:
         return await self._run(
-            lambda connection: int(connection.execute(statement).rowcount), writes=True
+            lambda connection: connection.execute(statement, values).rowcount, writes=True
         )
 
     async def _run(self, work: Callable[[sa.Connection], T], *, writes: bool = False) -> T:
@@ -154,29 +177,41 @@ class SQLite:
     def __init__(self, url: URL) -> None:
         if not url.database or url.database == ":memory:":
             raise ValueError('SQLite needs a file, as in "sqlite:///var/app.db"')
-        self._path = Path(url.database)
+        self._path = url.database
         self._engine = sa.create_engine(
             url.set(drivername="sqlite"),
             isolation_level="AUTOCOMMIT",
-            pool_reset_on_return=None,
-            max_overflow=-1,  # never more connections than threads
+            poolclass=sa.NullPool,  # the connections below are kept, at no cost for each use
             connect_args={} if "timeout" in url.query else {"timeout": TIMEOUT},
         )
         sa.event.listen(self._engine, "do_connect", self._make_private)
         sa.event.listen(self._engine, "connect", self._prepare)
-        sa.event.listen(self._engine, "checkout", self._refuse_removed)
+        self._idle: list[sa.Connection] = []
         # Readers never wait for a lock, and so not for writers that do.
-        self._readers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="sqlite-reader")
-        self._writers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="sqlite-writer")
+        self._readers = Threads(4, "sqlite-reader")
+        self._writers = Threads(4, "sqlite-writer")
 
     async def run(self, work: Callable[[sa.Connection], T], *, writes: bool = False) -> T:
-        def in_thread() -> T:
-            with self._engine.connect() as connection:
-                return work(connection)
-
         threads = self._writers if writes else self._readers
         async with asyncio.timeout(2 * TIMEOUT):  # for a thread, and then for the lock
-            return await asyncio.get_running_loop().run_in_executor(threads, in_thread)
+            return await threads.run(self._run, work)
+
+    def _run(self, work: Callable[[sa.Connection], T]) -> T:
+        connection = self._take_idle() or self._engine.connect()
+        try:
+            return work(connection)
+        finally:
+            self._idle.append(connection)
+
+    def _take_idle(self) -> sa.Connection | None:
+        """One to the file that is there: what is written to a removed one would be lost."""
+        with suppress(IndexError):  # there is none, or another thread took the last one
+            while connection := self._idle.pop():
+                with suppress(FileNotFoundError):
+                    if connection.info["file"] == os.stat(self._path).st_ino:
+                        return connection
+                connection.close()
+        return None
 
     async def run_alone(self, work: Callable[[sa.Connection], T]) -> T:
         def locked(connection: sa.Connection) -> T:
@@ -193,17 +228,18 @@ class SQLite:
 
     async def aclose(self) -> None:
         for threads in (self._readers, self._writers):
-            await asyncio.to_thread(threads.shutdown)
-        self._engine.dispose()
+            await asyncio.to_thread(threads.shutdown, wait=True)
+        while self._idle:
+            self._idle.pop().close()
 
     def _make_private(self, *_: Any) -> None:
         """Before SQLite creates the file. What it creates beside it takes over its permissions."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        Path(self._path).parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
 
     def _prepare(self, connection: Any, entry: Any) -> None:
         """Let readers go on while another connection writes."""
-        entry.info["file"] = self._path.stat().st_ino
+        entry.info["file"] = os.stat(self._path).st_ino
         connection.execute("PRAGMA synchronous = NORMAL")
         deadline = time.monotonic() + TIMEOUT
         while True:
@@ -214,11 +250,6 @@ class SQLite:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.01)
-
-    def _refuse_removed(self, _: Any, entry: Any, __: Any) -> None:
-        """What is written to a file that was removed or replaced would be lost in silence."""
-        if not self._path.exists() or self._path.stat().st_ino != entry.info["file"]:
-            raise sa.exc.DisconnectionError
 
 
 class PostgreSQL:
@@ -254,9 +285,12 @@ class PostgreSQL:
         )
 
     async def run(self, work: Callable[[sa.Connection], T], *, writes: bool = False) -> T:
-        async with self._engine.connect() as connection:
-            result: T = await connection.run_sync(work)
-            return result
+        def connect_and_work() -> T:
+            with self._engine.sync_engine.connect() as connection:
+                return work(connection)
+
+        # As AsyncConnection.run_sync, but once round all of it: that is half of the time.
+        return await greenlet_spawn(connect_and_work)
 
     async def run_alone(self, work: Callable[[sa.Connection], T]) -> T:
         engine = self._engine.execution_options(isolation_level="READ COMMITTED")

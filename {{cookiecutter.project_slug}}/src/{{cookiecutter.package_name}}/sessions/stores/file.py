@@ -5,27 +5,31 @@ empty marker for each session that has an owner. Folders are 0700 and files 0600
 written to a temporary file that then takes its place, so a reader, or a crash at any instant, sees
 the old record or the new one. Writers of one sub-folder take turns by locking it (flock), which
 ends with the process that holds it.
+
+The access time of a file is the expiry of its record, so that a sweep need not read what is alive.
+It is only a hint, since the record's bytes are the truth; and reading leaves it alone, because it
+lies in the future (relatime, mount(8)).
 """
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import fcntl
 import hashlib
 import logging
 import os
 import secrets
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 from ..store import CorruptRecord, Record, StoreUnavailable
+from .threads import Threads
 
 logger = logging.getLogger(__name__)
 
@@ -33,18 +37,29 @@ T = TypeVar("T")
 
 TIMEOUT = 5.0  # seconds to wait for another writer of the same sub-folder
 _STALE = 3600  # seconds after which a file that is no record was left by a writer that died
+_SUB_FOLDERS = [f"{number:02x}" for number in range(256)]
+_PAUSE = 20  # files that a sweep looks at without a break
+_SMALL = 32768  # bytes: what is larger is not read in the event loop
 
 
 class FileStore:
-    """A folder of sessions. All file work is done in threads, never in the event loop."""
+    """A folder of sessions.
 
-    def __init__(self, path: str | Path, *, clock: Callable[[], float] = time.time) -> None:
-        self._folder = Path(path).absolute()
-        self._owners = self._folder / "owners"
+    What the kernel has in memory is read at once, which takes microseconds; all other work is done
+    in threads, so that the event loop never waits for a disk. With ``fsync`` a change is on the
+    disk before it is acknowledged; without, a power cut may lose the last seconds.
+    """
+
+    def __init__(
+        self, path: str | Path, *, fsync: bool = False, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._folder = os.path.abspath(path)
+        self._fsync = fsync
         self._clock = clock
         # Readers never wait for a lock, and so not for writers that do.
-        self._readers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="file-reader")
-        self._writers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="file-writer")
+        self._readers = Threads(4, "file-reader")
+        self._writers = Threads(4, "file-writer")
+        self._reads_at_once = False  # until a thread has found that the file system can do it
         self._sweep: Iterator[bool] | None = None
         self._sweeping = threading.Lock()
 
@@ -52,7 +67,14 @@ class FileStore:
         return await self._in_thread(self._create, key, record)
 
     async def load(self, key: str) -> Record | None:
-        return await self._in_thread(self._read, key, of=self._readers)
+        if self._reads_at_once:
+            try:
+                return self._if_live(Record.from_bytes(_read_from_memory(self._path(key))))
+            except FileNotFoundError:
+                return None
+            except (OSError, CorruptRecord):
+                pass  # not in memory, not all of it, or not as it should be: a thread looks
+        return await self._in_thread(self._load, key, of=self._readers)
 
     async def update(self, key: str, record: Record, *, move_to: str | None = None) -> bool:
         return await self._in_thread(self._update, key, record, move_to)
@@ -77,47 +99,57 @@ class FileStore:
             threads.shutdown(wait=False)  # what is being written is finished
 
     async def _in_thread(
-        self, work: Callable[..., T], *args: object, of: ThreadPoolExecutor | None = None
+        self, work: Callable[..., T], *args: object, of: Threads | None = None
     ) -> T:
-        loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(of or self._writers, work, *args)
+            return await (of or self._writers).run(work, *args)
         except OSError as error:
             at = error.filename or self._folder
             raise StoreUnavailable(f"file store: {error.strerror or error}: {at}") from error
 
     def _create(self, key: str, record: Record) -> bool:
         with self._locked(key):
-            if self._path(key).exists():
+            if os.path.exists(self._path(key)):
                 return False
+            self._mark(key, record.owner)
             self._write(key, record)
             return True
 
+    def _load(self, key: str) -> Record | None:
+        self._reads_at_once = _is_read_from_memory(self._path(key))
+        return self._read(key)
+
     def _read(self, key: str) -> Record | None:
         record = self._read_any(key)
-        return record if record is not None and record.expires > self._clock() else None
+        return None if record is None else self._if_live(record)
 
     def _read_any(self, key: str) -> Record | None:
+        path = self._path(key)
         try:
-            return Record.from_bytes(self._path(key).read_bytes())
+            return Record.from_bytes(_read(path))
         except FileNotFoundError:
             return None
         except CorruptRecord as error:
-            logger.warning("Ignored %s: %s", self._path(key), error)
+            logger.warning("Ignored %s: %s", path, error)
             return None
+
+    def _if_live(self, record: Record) -> Record | None:
+        return record if record.expires > self._clock() else None
 
     def _update(self, key: str, record: Record, move_to: str | None) -> bool:
         with self._locked(key, move_to or key):
             current = self._read(key)
             if current is None or current.version != record.version - 1:
                 return False
-            if move_to is not None and self._path(move_to).exists():
+            if move_to is not None and os.path.exists(self._path(move_to)):
                 return False
+            if move_to is not None or current.owner != record.owner:
+                self._mark(move_to or key, record.owner)
             self._write(move_to or key, record)
             if move_to is not None:
                 self._remove(key, current.owner)
-            elif current.owner not in (None, record.owner):
-                self._marker(key, current.owner).unlink(missing_ok=True)
+            elif current.owner != record.owner:
+                self._unmark(key, current.owner)
             return True
 
     def _touch(self, key: str, expires: float) -> bool:
@@ -133,14 +165,16 @@ class FileStore:
         with self._locked(key):
             record = self._read_any(key)
             if owner is not None and (record is None or record.owner != owner):
-                self._marker(key, owner).unlink(missing_ok=True)
+                self._unmark(key, owner)
                 return False
             self._remove(key, record.owner if record else None)
             return record is not None and record.expires > self._clock()
 
     def _delete_owned(self, owner: str) -> int:
-        folder = self._marker("", owner)
-        keys = [marker.name for marker in folder.iterdir()] if folder.is_dir() else []
+        try:
+            keys = os.listdir(self._owned_by(owner))
+        except (FileNotFoundError, NotADirectoryError):
+            return 0
         return sum([self._delete(key, owner) for key in keys])
 
     def _delete_expired(self, limit: int) -> int:
@@ -148,94 +182,153 @@ class FileStore:
         with self._sweeping:
             removed = 0
             self._sweep = self._sweep or self._sweep_all()
-            for was_removed in self._sweep:
+            for seen, was_removed in enumerate(self._sweep):
                 removed += was_removed
                 if removed == limit:
                     return removed
+                if seen % _PAUSE == 0:
+                    time.sleep(0.0005)  # the event loop would wait for the interpreter's lock
             self._sweep = None
             return removed
 
     def _sweep_all(self) -> Iterator[bool]:
-        for path in self._folder.glob("[0-9a-f][0-9a-f]/*"):
+        for name in _SUB_FOLDERS:
             try:
-                yield path.name != "lock" and self._sweep_one(path)
-            except OSError as error:  # of this entry alone
-                logger.warning("Could not sweep %s: %s", path, error.strerror)
+                with os.scandir(f"{self._folder}/{name}") as folder:
+                    entries = [entry for entry in folder if entry.name != "lock"]
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            for entry in entries:
+                try:
+                    yield self._sweep_one(entry)
+                except FileNotFoundError:
+                    yield False
+                except OSError as error:  # of this entry alone
+                    logger.warning("Could not sweep %s: %s", entry.path, error.strerror)
 
-    def _sweep_one(self, path: Path) -> bool:
+    def _sweep_one(self, entry: os.DirEntry[str]) -> bool:
+        found = entry.stat(follow_symlinks=False)
+        if found.st_atime > self._clock():
+            return False
         try:
-            if path.suffix == ".tmp":
+            if entry.name.endswith(".tmp"):
                 raise CorruptRecord("not yet a record")
-            record = Record.from_bytes(path.read_bytes())
-        except FileNotFoundError:
-            return False
+            record = Record.from_bytes(_read(entry.path))
         except CorruptRecord:
-            if path.stat().st_mtime < time.time() - _STALE:
-                path.unlink(missing_ok=True)
+            if found.st_mtime < time.time() - _STALE:
+                os.unlink(entry.path)
             return False
-        if record.expires > self._clock():
+        if record.expires > self._clock():  # the hint is lost, as in a copy of the folder
+            os.utime(entry.path, (record.expires, found.st_mtime))
             return False
-        with self._locked(path.name):  # look again: it may have been touched meanwhile
-            current = self._read_any(path.name)
+        with self._locked(entry.name):  # look again: it may have been touched meanwhile
+            current = self._read_any(entry.name)
             if current is None or current.expires > self._clock():
                 return False
-            self._remove(path.name, current.owner)
+            self._remove(entry.name, current.owner)
             return True
 
     def _ping(self) -> None:
-        probe = self._temporary(self._folder / "00")
-        self._make_folder(probe.parent)
-        _write_private(probe, b"a full disk takes no byte")
-        probe.unlink()
+        folder = f"{self._folder}/00"
+        self._make_folder(folder)
+        probe = _temporary(folder)
+        self._write_new(probe, b"a full disk takes no byte")
+        os.unlink(probe)
 
-    def _path(self, key: str) -> Path:
-        return self._folder / key[:2] / key
+    def _path(self, key: str) -> str:
+        return f"{self._folder}/{key[:2]}/{key}"
 
-    def _temporary(self, folder: Path) -> Path:
-        """A name that nobody else uses; what is left under it is swept one day."""
-        return folder / f"{secrets.token_hex(8)}.tmp"
+    def _owned_by(self, owner: str) -> str:
+        return f"{self._folder}/owners/{hashlib.sha256(owner.encode()).hexdigest()}"
 
-    def _marker(self, key: str, owner: str) -> Path:
-        return self._owners / hashlib.sha256(owner.encode()).hexdigest() / key
+    def _mark(self, key: str, owner: str | None) -> None:
+        """Before a record is written, so that no session of an owner is ever missed."""
+        if owner is not None:
+            folder = self._owned_by(owner)
+            self._make_folder(folder)
+            os.close(os.open(f"{folder}/{key}", os.O_WRONLY | os.O_CREAT, 0o600))
+            self._sync(folder)
+
+    def _unmark(self, key: str, owner: str | None) -> None:
+        if owner is not None:
+            _unlink(f"{self._owned_by(owner)}/{key}")
 
     def _write(self, key: str, record: Record) -> None:
         path = self._path(key)
-        if record.owner is not None:  # marked before it is written: no owned session is missed
-            marker = self._marker(key, record.owner)
-            self._make_folder(marker.parent)
-            _write_private(marker, b"")
-        temporary = self._temporary(path.parent)
+        folder = os.path.dirname(path)
+        temporary = _temporary(folder)
         try:
-            _write_private(temporary, record.to_bytes())
-            temporary.replace(path)
+            self._write_new(temporary, record.to_bytes(), expires=record.expires)
+            os.replace(temporary, path)
         except BaseException:
-            temporary.unlink(missing_ok=True)
+            _unlink(temporary)
             raise
+        self._sync(folder)
+
+    def _write_new(self, path: str, content: bytes, *, expires: float | None = None) -> None:
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            rest = memoryview(content)
+            while rest:
+                rest = rest[os.write(file, rest) :]
+            if expires is not None:
+                os.utime(file, (expires, time.time()))
+            if self._fsync:
+                os.fsync(file)
+        finally:
+            os.close(file)
 
     def _remove(self, key: str, owner: str | None) -> None:
-        self._path(key).unlink(missing_ok=True)
-        if owner is not None:
-            self._marker(key, owner).unlink(missing_ok=True)
+        path = self._path(key)
+        _unlink(path)
+        self._sync(os.path.dirname(path))
+        self._unmark(key, owner)
+
+    def _sync(self, folder: str) -> None:
+        """Let the names in a folder survive a power cut, too."""
+        if self._fsync:
+            file = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(file)
+            finally:
+                os.close(file)
 
     @contextmanager
     def _locked(self, *keys: str) -> Iterator[None]:
         """Hold the sub-folders of these keys, in one order for all, so that none waits forever."""
-        with ExitStack() as locks:
-            for folder in sorted({self._path(key).parent for key in keys}):
-                self._make_folder(folder)
-                lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-                locks.callback(os.close, lock)
-                _lock(lock, folder)
+        locks: list[int] = []
+        try:
+            for name in sorted({key[:2] for key in keys}):
+                folder = f"{self._folder}/{name}"
+                locks.append(self._open_lock(folder))
+                _lock(locks[-1], folder)
             yield
+        finally:
+            for lock in locks:
+                os.close(lock)
 
-    def _make_folder(self, folder: Path) -> None:
-        if not folder.is_dir():
-            if folder != self._folder:
-                self._make_folder(folder.parent)
-            folder.mkdir(mode=0o700, parents=folder == self._folder, exist_ok=True)
+    def _open_lock(self, folder: str) -> int:
+        try:
+            return os.open(f"{folder}/lock", os.O_RDWR | os.O_CREAT, 0o600)
+        except FileNotFoundError:
+            self._make_folder(folder)
+            return os.open(f"{folder}/lock", os.O_RDWR | os.O_CREAT, 0o600)
+
+    def _make_folder(self, folder: str) -> None:
+        """Make it and those above it that are missing; only ours are private."""
+        if os.path.isdir(folder):
+            return
+        above = os.path.dirname(folder)
+        if folder == self._folder:
+            os.makedirs(above, exist_ok=True)
+        else:
+            self._make_folder(above)
+        with suppress(FileExistsError):
+            os.mkdir(folder, 0o700)
+        self._sync(above)
 
 
-def _lock(file: int, folder: Path) -> None:
+def _lock(file: int, folder: str) -> None:
     """Wait for a lock, but not for ever: its holder may have been stopped."""
     deadline = time.monotonic() + TIMEOUT
     while True:
@@ -244,11 +337,52 @@ def _lock(file: int, folder: Path) -> None:
         except BlockingIOError:
             if time.monotonic() > deadline:
                 raise TimeoutError(
-                    errno.ETIMEDOUT, f"no turn to write within {TIMEOUT} s", str(folder)
+                    errno.ETIMEDOUT, f"no turn to write within {TIMEOUT} s", folder
                 ) from None
             time.sleep(0.002)
 
 
-def _write_private(path: Path, content: bytes) -> None:
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(content)
+def _read(path: str) -> bytes:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        return os.read(file, os.fstat(file).st_size)
+    finally:
+        os.close(file)
+
+
+def _read_from_memory(path: str) -> bytes:
+    """As much as the kernel has in memory, and no more than is soon copied.
+
+    Raises:
+        BlockingIOError: it has nothing.
+        OSError: it can't tell, on this file system or this platform.
+    """
+    if sys.platform != "linux":
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP), path)
+    buffer = bytearray(_SMALL)
+    file = os.open(path, os.O_RDONLY)
+    try:
+        size = os.preadv(file, [buffer], 0, os.RWF_NOWAIT)
+    finally:
+        os.close(file)
+    return bytes(memoryview(buffer)[:size])
+
+
+def _is_read_from_memory(path: str) -> bool:
+    try:
+        _read_from_memory(path)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def _temporary(folder: str) -> str:
+    """A name that nobody else uses; what is left under it is swept one day."""
+    return f"{folder}/{secrets.token_hex(8)}.tmp"
+
+
+def _unlink(path: str) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(path)
