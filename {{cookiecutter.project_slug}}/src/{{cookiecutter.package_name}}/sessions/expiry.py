@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cached_property
+from math import inf
 from typing import Literal
 
 # How long the server keeps a session whose cookie lasts until the browser closes.
 BROWSER_SESSION = timedelta(weeks=2)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Expiry:
     """The rules of ASVS 5, 7.3: an inactivity timeout and an absolute maximum lifetime.
 
@@ -24,15 +26,8 @@ class Expiry:
 
     def limit(self, created: float, now: float) -> float:
         """When a session ends that began at ``created`` and is used now."""
-        if isinstance(self.after, datetime):
-            limit = self.after.timestamp()
-        elif isinstance(self.after, timedelta):
-            limit = now + self.after.total_seconds()
-        else:
-            limit = now + BROWSER_SESSION.total_seconds()
-        if self.max_lifetime is not None:
-            limit = min(limit, created + self.max_lifetime.total_seconds())
-        return limit
+        idle, lifetime, end = self._limits
+        return min(now + idle, created + lifetime, end)
 
     def renewed(self, created: float, expires: float, now: float) -> float:
         """The same, but ``expires`` as it is while renewing it would move it by less than 1/20."""
@@ -42,3 +37,12 @@ class Expiry:
     def max_age(self, expires: float, now: float) -> int | None:
         """The cookie's Max-Age in seconds (RFC 6265bis 5.6.2). None: until the browser closes."""
         return None if self.after == "session" else max(0, round(expires - now))
+
+    @cached_property
+    def _limits(self) -> tuple[float, float, float]:
+        """Seconds of inactivity, seconds altogether, and the date."""
+        lifetime = inf if self.max_lifetime is None else self.max_lifetime.total_seconds()
+        if isinstance(self.after, datetime):
+            return inf, lifetime, self.after.timestamp()
+        idle = BROWSER_SESSION if self.after == "session" else self.after
+        return idle.total_seconds(), lifetime, inf

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from math import isfinite
 from typing import Any
+
+import msgspec
 
 from .cookie import new_id
 from .expiry import Expiry
@@ -19,6 +21,10 @@ logger = logging.getLogger(__name__)
 
 _MAX_DEPTH = 100  # levels: JSON is read recursively, wherever the stack is by then
 _MAX_TRIES = 1000  # each that fails means that another one succeeded
+_TEXT = frozenset({str})
+_PLAIN = frozenset({str, int, bool, type(None)})
+Found = tuple[Record, dict[str, Any], bool]  # with its data, and whether its use renews it
+_NO_TEXT = "the keys of a dict are strings"
 
 
 class SessionDataError(SessionError, ValueError):
@@ -45,16 +51,23 @@ class SessionManager:
         self._max_size = max_size
         self._always_save = always_save
         self._clock = clock
+        # A session that knows its manager by its class costs no more than a dict.
+        self.new_session: type[Session] = type("Session", (Session,), {"_manager": self})
 
-    async def load(self, session_id: str | None) -> Session:
+    async def load(self, session_id: str) -> Session:
         """The session of an id. One that the store doesn't know is not adopted."""
-        if session_id is None:
-            return Session(self)
+        key = _key(session_id)
         try:
-            found = await self._load(session_id)
+            found = await self._load(key)
         except StoreUnavailable as error:
-            return Session.unusable(self, error)
-        return Session(self) if found is None else Session(self, session_id, *found)
+            return self.new_session.unusable(error)
+        if found is None:
+            return self.new_session()
+        return self.new_session.stored(session_id, key, *found)
+
+    def is_saved(self, session: Session) -> bool:
+        """Whether ``save`` has nothing to do, as after most requests."""
+        return not (session.modified or session._shared or session._renews)
 
     async def save(self, session: Session) -> None:
         """Make all intents of a request come true, in one commit.
@@ -74,14 +87,16 @@ class SessionManager:
             session._cookie = CookieChange.REMOVE
         session._rotate = False
         if session._ended is not None:  # last: if anything failed above, the old session is there
-            await self._store.delete(_key(session._ended))
+            await self._store.delete(session._ended)
             session._ended = None
 
     def find_unsaved(self, session: Session) -> str:
         """The names of the changes that were never saved; "" if there are none."""
-        if session._error is not None or session._lost or not session.accessed:
+        if session._error is not None or session._lost:
             return ""
-        if session._closed and not any(map(_is_nested, dict.values(session))):
+        if not (session.modified or session._shared):
+            return ""
+        if session._closed and _is_plain(session):
             return ""  # a closed session refuses all but nested changes
         removed, changed = _changes(session)
         names = [repr(key) for key in (*removed, *changed)]
@@ -95,13 +110,16 @@ class SessionManager:
         assert session._record is not None
         return self._expiry.max_age(session._record.expires, self._clock())
 
-    async def _load(self, session_id: str) -> tuple[Record, dict[str, Any]] | None:
-        record = await self._store.load(_key(session_id))
+    async def _load(self, key: str) -> Found | None:
+        record = await self._store.load(key)
+        if record is None:
+            return None
         now = self._clock()
-        if record is None or self._expiry.limit(record.created, now) <= now:
+        expires = self._renewed(record, now)
+        if expires <= now:
             return None
         try:
-            return record, _decode(record.data)
+            return record, _decode(record.data), expires != record.expires
         except (ValueError, RecursionError) as error:
             logger.warning("Ignored a session whose data is damaged: %s", error)
             return None
@@ -118,8 +136,9 @@ class SessionManager:
         # An id is never taken, but a store that lost its answer may have tried twice.
         for _ in range(3):
             session_id = new_id()
-            if await self._store.create(_key(session_id), record):
-                self._has_saved(session, session_id, record)
+            key = _key(session_id)
+            if await self._store.create(key, record):
+                self._has_saved(session, session_id, key, record)
                 return
         raise SessionError("the store has records under ids that were never given out")
 
@@ -128,36 +147,42 @@ class SessionManager:
         if session._rotate:
             self._require_unsent_cookie(session)
         for _ in range(_MAX_TRIES):
-            if session._record is None or session._id is None:
+            before, session_id, key = session._record, session._id, session._key
+            if before is None or session_id is None or key is None:
                 return
-            before, now = session._record, self._clock()
-            data = self._encode(session) if session.accessed else before.data
-            if not session._rotate and not self._has_changed(session, data):
-                await self._renew(session, session._id, before, now)
-                return
-            if data != before.data:
+            now = self._clock()
+            touched = session.modified or session._shared
+            data = self._encode(session) if touched else before.data
+            if data != before.data or session.modified:
                 _require_json(session)
+            if not session._rotate and data == before.data and session._owner == before.owner:
+                await self._renew(session, session_id, key, before, now)
+                return
             expires = self._renewed(before, now)
             after = Record(data, before.created, expires, before.version + 1, session._owner)
-            session_id = new_id() if session._rotate else session._id
-            move_to = _key(session_id) if session._rotate else None
+            move_to = None
+            if session._rotate:
+                session_id = new_id()
+                move_to = _key(session_id)
             # A refused move may be one whose answer was lost, and which was tried twice.
-            if await self._store.update(_key(session._id), after, move_to=move_to) or (
+            if await self._store.update(key, after, move_to=move_to) or (
                 move_to is not None and await self._store.load(move_to) is not None
             ):
-                self._has_saved(session, session_id, after)
+                self._has_saved(session, session_id, move_to or key, after)
                 return
-            self._rebase(session, await self._load(session._id))
+            self._rebase(session, await self._load(key))
         raise StoreUnavailable(f"{_MAX_TRIES} others saved the session first, one after another")
 
-    async def _renew(self, session: Session, session_id: str, record: Record, now: float) -> None:
+    async def _renew(
+        self, session: Session, session_id: str, key: str, record: Record, now: float
+    ) -> None:
         """Put off the expiry. A store that can't do that now will be asked again."""
         expires = self._renewed(record, now)
         if expires == record.expires:
             return
         try:
-            if await self._store.touch(_key(session_id), expires):
-                self._has_saved(session, session_id, replace(record, expires=expires))
+            if await self._store.touch(key, expires):
+                self._has_saved(session, session_id, key, replace(record, expires=expires))
         except StoreUnavailable as error:
             logger.warning("Could not renew a session: %s", error)
 
@@ -166,22 +191,22 @@ class SessionManager:
             return self._expiry.limit(record.created, now)
         return self._expiry.renewed(record.created, record.expires, now)
 
-    def _has_saved(self, session: Session, session_id: str, record: Record) -> None:
+    def _has_saved(self, session: Session, session_id: str, key: str, record: Record) -> None:
         """Note what the store now holds, and whether the browser must hear of it."""
         old = session._record if session_id == session._id else None
-        session._id, session._record = session_id, record
+        session._id, session._key, session._record = session_id, key, record
         is_renewed = old is not None and old.expires != record.expires
         if old is None or (is_renewed and self.max_age(session) is not None) or self._always_save:
             session._cookie = CookieChange.SET
 
-    def _rebase(self, session: Session, latest: tuple[Record, dict[str, Any]] | None) -> None:
+    def _rebase(self, session: Session, latest: Found | None) -> None:
         """Put the top-level changes of this request on top of what another has saved meanwhile."""
         assert session._record is not None
         if latest is None:  # signed out, rotated or expired meanwhile: it stays dead
-            session._id = session._record = None
+            session._id = session._key = session._record = None
             session._lost = True
             return
-        record, theirs = latest
+        record, theirs, _ = latest
         removed, changed = _changes(session)
         dict.clear(session)
         dict.update(session, theirs)
@@ -191,10 +216,6 @@ class SessionManager:
         if session._owner == session._record.owner:
             session._owner = record.owner
         session._record = record
-
-    def _has_changed(self, session: Session, data: bytes) -> bool:
-        record = session._record
-        return record is None or data != record.data or session._owner != record.owner
 
     def _require_unsent_cookie(self, session: Session) -> None:
         if session._cookie_sent:
@@ -207,7 +228,7 @@ class SessionManager:
     def _encode(self, session: Session) -> bytes:
         """The data as JSON, or an error that names the key at fault."""
         try:
-            data = _dump(dict(dict.items(session)))
+            data = _dump(session)
         except (TypeError, ValueError, RecursionError):
             for key, value in dict.items(session):
                 try:
@@ -231,54 +252,69 @@ def _key(session_id: str) -> str:
     return hashlib.sha256(session_id.encode()).hexdigest()
 
 
-def _dump(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+def _as_plain(value: object) -> str | int | float:
+    """A value of a subclass, which the encoder does not take, as what it is to JSON."""
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int):
+        return int.__int__(value)
+    if isinstance(value, float):
+        return float.__float__(value)
+    raise TypeError(f"JSON has no {type(value).__name__}")
+
+
+_dump = msgspec.json.Encoder(enc_hook=_as_plain).encode
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+def _try_dump(value: object) -> bytes | None:
+    try:
+        return _dump(value)
+    except (TypeError, ValueError, RecursionError):
+        return None
 
 
 def _changes(session: Session) -> tuple[list[str], dict[str, Any]]:
     """The request's own top-level changes: keys removed, and keys set with their values."""
-    before = {} if session._record is None else _decode(session._record.data)
+    stored = None if session._record is None else session._record.data
+    if stored is not None and stored == _try_dump(session):
+        return [], {}
+    before = {} if stored is None else _decode(stored)
     removed = [key for key in before if not dict.__contains__(session, key)]
     changed = {
         key: value
         for key, value in dict.items(session)
-        if key not in before or not _is_same(before[key], value)
+        if key not in before or _try_dump(value) != _dump(before[key])
     }
     return removed, changed
 
 
-def _is_same(one: Any, other: Any) -> bool:
-    try:
-        return _dump(one) == _dump(other)
-    except (TypeError, ValueError, RecursionError):
-        return False
-
-
-def _is_nested(value: object) -> bool:
-    return isinstance(value, (dict, list))
+def _is_plain(session: Session) -> bool:
+    """Whether it is one that JSON carries as it is, as most are: a text and a plain value each."""
+    keys, values = map(type, dict.keys(session)), map(type, dict.values(session))
+    return _TEXT.issuperset(keys) and _PLAIN.issuperset(values)
 
 
 def _require_json(session: Session) -> None:
-    """Refuse what would not come back as it was put, or not at all."""
+    """Refuse what would not come back as it was put: the encoder takes more than JSON has."""
+    if _is_plain(session):
+        return
     for key, value in dict.items(session):
-        if fault := _find_fault({key: value}):
+        if fault := _find_fault(value) if isinstance(key, str) else _NO_TEXT:
             raise SessionDataError(f"session[{key!r}] can't be saved as JSON: {fault}")
 
 
-def _find_fault(value: object, depth: int = 0) -> str:
+def _find_fault(value: object, depth: int = 1) -> str:
     if depth > _MAX_DEPTH:
         return f"it is nested more than {_MAX_DEPTH} levels deep"
+    if value is None or isinstance(value, (str, int)):
+        return ""
+    if isinstance(value, float):
+        return "" if isfinite(value) else f"{value} is no number in JSON"
     if isinstance(value, dict):
         if not all(isinstance(key, str) for key in value):
-            return "the keys of a dict are strings"
-        value = list(value.values())
-    if isinstance(value, (list, tuple)):
-        return next(filter(None, (_find_fault(part, depth + 1) for part in value)), "")
-    return ""
-
-
-def _decode(data: bytes) -> dict[str, Any]:
-    decoded = json.loads(data)
-    if not isinstance(decoded, dict):
-        raise ValueError("not a JSON object")
-    return decoded
+            return _NO_TEXT
+        value = value.values()
+    elif not isinstance(value, (list, tuple)):
+        return f"JSON has no {type(value).__name__}"
+    return next(filter(None, (_find_fault(part, depth + 1) for part in value)), "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Literal
 
@@ -58,72 +58,97 @@ class SessionMiddleware:
             always_save=always_save,
             clock=clock,
         )
-        self._exclude = tuple(prefix.rstrip("/") for prefix in exclude)
+        self._exclude = tuple(f"{prefix.rstrip('/')}/" for prefix in exclude)
+        self._excluded = self._sessions.new_session.unusable(
+            SessionError("this path has no session: `exclude` names it")
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
         if self._exclude and self._is_excluded(scope):
-            reason = SessionError("this path has no session: `exclude` names it")
-            scope["session"] = Session.unusable(self._sessions, reason)
+            scope["session"] = self._excluded
             await self._app(scope, receive, send)
             return
 
-        session = await self._sessions.load(self._cookie.read(scope["headers"]))
+        session_id = self._cookie.read(scope["headers"])
+        if session_id is None:
+            session = self._sessions.new_session()
+        else:
+            session = await self._sessions.load(session_id)
         scope["session"] = session
 
-        unavailable: StoreUnavailable | None = None
-
-        async def send_with_session(message: Message) -> None:
-            nonlocal unavailable
-            if message["type"] in _STARTS and not session._cookie_sent:
-                try:
-                    await self._start(session, message)
-                except StoreUnavailable as error:
-                    unavailable = error
-                    raise
-            await send(message)
+        # No coroutine of its own: only a save has to wait for something.
+        def send_with_session(message: Message) -> Awaitable[None]:
+            if session._cookie_sent or message["type"] not in _STARTS:
+                return send(message)
+            if session.accessed or session._record is not None:
+                return self._start(session, message, send)
+            session._cookie_sent = True
+            session._closed = message["type"] != "websocket.accept"
+            return send(message)
 
         try:
             await self._app(scope, receive, send_with_session)
         except Exception as error:  # the app may have raised another one because of ours
-            unavailable = error if isinstance(error, StoreUnavailable) else unavailable
-            if unavailable is None or session._cookie_sent:
+            reason = str(error) if isinstance(error, StoreUnavailable) else session._failure
+            if reason is None or session._cookie_sent:
                 raise
-            logger.error("Session store unavailable: %s", unavailable)
+            logger.error("Session store unavailable: %s", reason)
             await _answer_unavailable(scope, receive, send)
             return
-        finally:
-            unavailable = None  # its traceback holds this frame: leave no cycle behind
-        if lost := self._sessions.find_unsaved(session):
+        if session.accessed and (lost := self._sessions.find_unsaved(session)):
             if session._closed:
                 raise SessionClosed.by(lost)
             logger.warning("Lost what changed without `await session.save()`: %s", lost)
 
-    async def _start(self, session: Session, message: Message) -> None:
-        """Save the session, and add to the response's headers what follows from it."""
-        if message.get("status", 200) < 500:
-            await self._sessions.save(session)
-        else:
+    def _start(self, session: Session, message: Message, send: Send) -> Awaitable[None]:
+        if message.get("status", 200) >= 500:
             session._lost = True
+        elif not self._sessions.is_saved(session):
+            return self._save_and_send(session, message, send)
+        self._seal(session, message)
+        return send(message)
+
+    async def _save_and_send(self, session: Session, message: Message, send: Send) -> None:
+        try:
+            await self._sessions.save(session)
+        except StoreUnavailable as error:
+            session._failure = str(error)
+            raise
+        self._seal(session, message)
+        await send(message)
+
+    def _seal(self, session: Session, message: Message) -> None:
+        """Add to the response's headers what follows from the session, which is final now."""
         session._cookie_sent = True
         session._closed = message["type"] != "websocket.accept"
-        headers = MutableHeaders(raw=list(message.get("headers", [])))
+        if not session.accessed and session._cookie is CookieChange.NONE:
+            return
+        headers = list(message.get("headers", ()))  # of a response that may be sent to others too
         if session.accessed:
-            headers.add_vary_header("Cookie")
+            _vary_by_cookie(headers)
         if session._cookie is CookieChange.SET and session._id is not None:
-            max_age = self._sessions.max_age(session)
-            headers.append("Set-Cookie", self._cookie.set(session._id, max_age))
+            cookie = self._cookie.set(session._id, self._sessions.max_age(session))
+            headers.append((b"set-cookie", cookie.encode("latin-1")))
         elif session._cookie is CookieChange.REMOVE:
-            headers.append("Set-Cookie", self._cookie.remove())
-        message["headers"] = headers.raw
+            headers.append((b"set-cookie", self._cookie.remove().encode("latin-1")))
+        message["headers"] = headers
 
     def _is_excluded(self, scope: Scope) -> bool:
         path, root = scope["path"], scope.get("root_path", "").rstrip("/")
         if path.startswith(f"{root}/"):
             path = path[len(root) :]
-        return any(path == prefix or path.startswith(f"{prefix}/") for prefix in self._exclude)
+        return f"{path}/".startswith(self._exclude)
+
+
+def _vary_by_cookie(headers: list[tuple[bytes, bytes]]) -> None:
+    """Tell caches so (RFC 9110 12.5.5)."""
+    if b"vary" in dict(headers):
+        MutableHeaders(raw=headers).add_vary_header("Cookie")
+    else:
+        headers.append((b"vary", b"Cookie"))
 
 
 async def _answer_unavailable(scope: Scope, receive: Receive, send: Send) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from copy import copy
 from datetime import UTC, datetime
 from enum import Enum, auto
@@ -41,30 +41,37 @@ class Session(StarletteSession):
     response starts, unless it is a server error. Nested changes count too.
     """
 
-    def __init__(
-        self,
-        manager: SessionManager,
-        session_id: str | None = None,
-        record: Record | None = None,
-        data: Mapping[str, Any] | None = None,
-    ) -> None:
-        dict.__init__(self, data or {})
-        self._manager = manager
-        self._id = session_id
-        self._record = record
-        self._owner = record.owner if record else None
-        self._rotate = False
-        self._ended: str | None = None  # the id that flush() left behind, until it is deleted
-        self._cookie = CookieChange.NONE
-        self._cookie_sent = False  # the response has started: no other cookie can follow
-        self._closed = False  # no change is accepted any more
-        self._lost = False  # nothing is saved any more: it was ended elsewhere, or for nothing
-        self._error: SessionError | None = None  # why it can't be used at all
+    _manager: SessionManager  # on a class of each manager's own: see there
+    # Defaults on the class, since most requests change none of them.
+    _id: str | None = None
+    _key: str | None = None  # under which the store keeps it
+    _record: Record | None = None
+    _owner: str | None = None
+    _rotate = False
+    _ended: str | None = None  # the key that flush() left behind, until it is deleted
+    _cookie = CookieChange.NONE
+    _cookie_sent = False  # the response has started: no other cookie can follow
+    _closed = False  # no change is accepted any more
+    _renews = False  # its use puts off its expiry
+    _shared = False  # a nested value was handed out, and may change unnoticed
+    _lost = False  # nothing is saved any more: it was ended elsewhere, or for nothing
+    _error: SessionError | None = None  # why it can't be used at all
+    _failure: str | None = None  # why the store could not save it when the response started
 
     @classmethod
-    def unusable(cls, manager: SessionManager, error: SessionError) -> Session:
+    def stored(
+        cls, session_id: str, key: str, record: Record, data: dict[str, Any], renews: bool
+    ) -> Self:
+        """The session that the store keeps under ``key``."""
+        session = cls(data)
+        session._id, session._key = session_id, key
+        session._record, session._owner, session._renews = record, record.owner, renews
+        return session
+
+    @classmethod
+    def unusable(cls, error: SessionError) -> Self:
         """A session that raises ``error`` as soon as anyone touches it."""
-        session = cls(manager)
+        session = cls()
         session._error = error
         return session
 
@@ -91,8 +98,8 @@ class Session(StarletteSession):
         """
         self._write("flush()")
         dict.clear(self)
-        self._ended = self._ended or self._id
-        self._id = self._record = self._owner = None
+        self._ended = self._ended or self._key
+        self._id = self._key = self._record = self._owner = None
         self._rotate = False
 
     def clear(self) -> None:
@@ -119,6 +126,14 @@ class Session(StarletteSession):
         """
         await self._manager.save(self)
 
+    def __getitem__(self, key: str) -> Any:
+        self.mark_accessed()
+        return self._share(dict.__getitem__(self, key))
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.mark_accessed()
+        return self._share(dict.get(self, key, default))
+
     def pop(self, key: str, *default: Any) -> Any:
         if key in self:
             self._write(repr(key))
@@ -127,7 +142,7 @@ class Session(StarletteSession):
     def setdefault(self, key: str, default: Any = None) -> Any:
         if key not in self:
             self._write(repr(key))
-        return dict.setdefault(self, key, default)
+        return self._share(dict.setdefault(self, key, default))
 
     def __reduce_ex__(self, protocol: object) -> tuple[type[dict[str, Any]], tuple[dict[str, Any]]]:
         """Copies are plain dicts: there is one session."""
@@ -175,6 +190,12 @@ class Session(StarletteSession):
             raise copy(self._error)  # its traceback would hold on to the request
         self.accessed = True
 
+    def _share(self, value: Any) -> Any:
+        """Hand out a value; who gets a dict or a list may change it unnoticed."""
+        if isinstance(value, (dict, list)):
+            self._shared = True
+        return value
+
     def _write(self, what: str) -> None:
         """Note that ``what`` is about to change."""
         self.mark_accessed()
@@ -191,12 +212,13 @@ def _is_storable(owner: str) -> bool:
         return False
 
 
-def _reader(name: str) -> Callable[..., Any]:
+def _reader(name: str, *, shares: bool) -> Callable[..., Any]:
     method = getattr(dict, name)
 
     @functools.wraps(method)
     def read(self: Session, *args: Any) -> Any:
         self.mark_accessed()
+        self._shared = self._shared or shares
         return method(self, *args)
 
     return read
@@ -214,10 +236,9 @@ def _writer(name: str) -> Callable[..., Any]:
 
 
 # Every way to read or to change a dict that is not a method above.
-for _name in (
-    *("__getitem__", "__contains__", "__iter__", "__len__", "__reversed__", "__eq__", "__or__"),
-    *("__ror__", "__ne__", "get", "keys", "values", "items", "copy"),
-):
-    setattr(Session, _name, _reader(_name))
+for _name in ("__contains__", "__iter__", "__len__", "__reversed__", "__eq__", "__ne__", "keys"):
+    setattr(Session, _name, _reader(_name, shares=False))
+for _name in ("__or__", "__ror__", "values", "items", "copy"):
+    setattr(Session, _name, _reader(_name, shares=True))
 for _name in ("__setitem__", "__delitem__", "popitem"):
     setattr(Session, _name, _writer(_name))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import heapq
 import logging
 import time
@@ -12,6 +13,8 @@ from dataclasses import replace
 from ..store import Record
 
 logger = logging.getLogger(__name__)
+
+_STEP = 100  # records swept before requests get their turn
 
 
 class MemoryStore:
@@ -27,7 +30,7 @@ class MemoryStore:
         self._max_sessions = max_sessions
         self._clock = clock
         self._records: OrderedDict[str, Record] = OrderedDict()
-        self._owned: dict[str, set[str]] = {}
+        self._owned: dict[str, str | set[str]] = {}  # most own one key: a set of its own is big
         self._by_minute: dict[int, set[str]] = {}
         self._minutes: list[int] = []  # the keys of _by_minute, as a heap
         self._warned = False
@@ -41,27 +44,28 @@ class MemoryStore:
         return True
 
     async def load(self, key: str) -> Record | None:
-        record = self._records.get(key)
-        return record if record is not None and record.expires > self._clock() else None
+        return self._find(key)
 
     async def update(self, key: str, record: Record, *, move_to: str | None = None) -> bool:
-        current = await self.load(key)
-        if current is None or current.version != record.version - 1:
+        current = self._find(key)
+        if current is None or current.version != record.version - 1 or move_to in self._records:
             return False
-        if move_to is not None and move_to in self._records:
-            return False
-        self._replace(key, record, move_to or key)
+        if move_to is None:
+            self._replace(key, current, record)
+        else:
+            self._remove(key)
+            self._add(move_to, record)
         return True
 
     async def touch(self, key: str, expires: float) -> bool:
-        current = await self.load(key)
+        current = self._find(key)
         if current is None:
             return False
-        self._replace(key, replace(current, expires=expires), key)
+        self._replace(key, current, replace(current, expires=expires))
         return True
 
     async def delete(self, key: str) -> bool:
-        live = await self.load(key) is not None
+        live = self._find(key) is not None
         if key in self._records:
             self._remove(key)
         return live
@@ -71,14 +75,18 @@ class MemoryStore:
         removed = 0
         while self._minutes and self._minutes[0] < this_minute and removed < limit:
             if keys := self._by_minute[self._minutes[0]]:
-                self._remove(next(iter(keys)))
+                self._remove(keys.pop())  # the set's first key would be found ever more slowly
                 removed += 1
+                if removed % _STEP == 0:
+                    await asyncio.sleep(0)
             else:
                 del self._by_minute[heapq.heappop(self._minutes)]
         return removed
 
     async def delete_owned(self, owner: str) -> int:
-        return sum([await self.delete(key) for key in list(self._owned.get(owner, ()))])
+        keys = self._owned.get(owner, set())
+        owned = [keys] if isinstance(keys, str) else list(keys)
+        return sum([await self.delete(key) for key in owned])
 
     async def ping(self) -> None:
         """Memory is always there."""
@@ -86,10 +94,18 @@ class MemoryStore:
     async def aclose(self) -> None:
         """Nothing is held open."""
 
+    def _find(self, key: str) -> Record | None:
+        record = self._records.get(key)
+        return record if record is not None and record.expires > self._clock() else None
+
     def _add(self, key: str, record: Record) -> None:
         self._records[key] = record
         if record.owner is not None:
-            self._owned.setdefault(record.owner, set()).add(key)
+            keys = self._owned.setdefault(record.owner, key)
+            if isinstance(keys, set):
+                keys.add(key)
+            elif keys != key:
+                self._owned[record.owner] = {keys, key}
         minute = _minute(record.expires)
         if minute not in self._by_minute:
             self._by_minute[minute] = set()
@@ -100,18 +116,18 @@ class MemoryStore:
         record = self._records.pop(key)
         self._by_minute[_minute(record.expires)].discard(key)
         if record.owner is not None:
-            self._owned[record.owner].discard(key)
-            if not self._owned[record.owner]:
+            keys = self._owned[record.owner]
+            if isinstance(keys, set) and len(keys) > 1:
+                keys.remove(key)
+            else:
                 del self._owned[record.owner]
 
-    def _replace(self, key: str, record: Record, new_key: str) -> None:
-        current = self._records[key]
-        in_place = key == new_key and current.owner == record.owner
-        if in_place and _minute(current.expires) == _minute(record.expires):
+    def _replace(self, key: str, current: Record, record: Record) -> None:
+        if current.owner == record.owner and _minute(current.expires) == _minute(record.expires):
             self._records[key] = record
         else:
             self._remove(key)
-            self._add(new_key, record)
+            self._add(key, record)
 
     def _drop_oldest(self) -> None:
         if not self._warned:
