@@ -1,4 +1,4 @@
-"""``make bench``: runs all parts, prints each row as it is measured, and writes docs/benchmarks."""
+"""``make bench``: runs all parts, prints each row when it is measured, and writes the report."""
 
 from __future__ import annotations
 
@@ -7,65 +7,144 @@ import asyncio
 import logging
 import sys
 import tempfile
+import time
 import warnings
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from .in_process import cases, measure_store
+from . import growth, in_process, served, start
 from .measure import Effort
 from .place import STORES, open_place
 from .project import bake
-from .report import row_line
-from .rows import Table
+from .report import row_line, summary, write_report
+from .rows import Row, Table
 
-TEMPLATE = Path(__file__).parent.parent
-FULL = Effort(rounds=31, seconds=0.004)
-QUICK = Effort(rounds=7, seconds=0.003)
+REPOSITORY = Path(__file__).parent.parent
+SERVED_NOTE = "Share of the bare app's requests a second; p99: times the bare app's."
+
+
+@dataclass(frozen=True)
+class Form:
+    """How thoroughly to measure."""
+
+    effort: Effort
+    rounds: int  # of what takes seconds each time
+    sizes: growth.Sizes
+
+
+FULL = Form(Effort(rounds=21, seconds=0.004), 5, growth.Sizes())
+QUICK = Form(Effort(rounds=7, seconds=0.003), 2, growth.QUICK)
 
 
 def main(arguments: list[str]) -> int:
     """Run what was asked for; the exit status."""
     options = parse(arguments)
+    form = QUICK if options.quick else FULL
+    is_whole = form is FULL and not options.only and options.template == REPOSITORY
+    output = options.output or (REPOSITORY / "docs" if is_whole else None)
     logging.disable()
     warnings.simplefilter("ignore")
-    with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder:
-        project = bake(options.template.resolve(), Path(folder))
-        asyncio.run(run(options, project, Path(folder)))
+    started = time.monotonic()
+    tables = asyncio.run(run(form, options.template.resolve(), options.only))
+    print(f"\n{summary(tables)}\nTook {(time.monotonic() - started) / 60:.1f} minutes.")
+    if output is not None:
+        for path in write_report(tables, output, options.template):
+            print(f"Written: {path}")
     return 0
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="make bench ARGS=...", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="about 2 minutes, and less exact")
-    parser.add_argument(
+    parser = argparse.ArgumentParser(prog='make bench ARGS="..."', description=__doc__)
+    add = parser.add_argument
+    add("--quick", action="store_true", help="less effort: 2 to 3 minutes")
+    add(
         "--only",
         metavar="WORDS",
         action="append",
         default=[],
-        help='only rows whose name has all of these words: "memory read"; may be repeated',
+        help="only rows whose name has all of these words, as 'memory read'; may be repeated",
     )
-    parser.add_argument(
-        "--template", type=Path, default=TEMPLATE, help="another checkout of the template"
-    )
+    add("--template", type=Path, default=REPOSITORY, help="another checkout of the template")
+    add("--output", type=Path, help="where to write the report  [docs, of a full run]")
     return parser.parse_args(arguments)
 
 
-def is_wanted(name: str, only: list[str]) -> bool:
-    """Whether a row is among those that --only names."""
-    words = set(name.replace(",", "").split())
-    return not only or any(words.issuperset(words_.split()) for words_ in only)
+async def run(form: Form, template: Path, only: list[str]) -> list[Table]:
+    """Measure all rows that are wanted, and print each."""
+    tables = []
+    with tempfile.TemporaryDirectory(prefix="benchmarks-") as name:
+        folder = Path(name)
+        project = bake(template, folder)
+        for store in STORES:
+            table = Table(store, "Time of a request, times the bare app's.")
+            await _collect(table, _in_process(form, store, project, folder, only, table.missing))
+            tables.append(table)
+        table = Table("uvicorn", SERVED_NOTE)
+        await _collect(table, _served(form, project, folder, only, table.missing))
+        tables.append(table)
+        table = Table("growth", "With so many sessions in the store.")
+        await _collect(table, _growth(form, project, folder, only, table.missing))
+        tables.append(table)
+        table = Table("start", "Baking a project; starting its app, times a bare one's start.")
+        await _collect(table, _start(form, template, project, folder, only))
+        tables.append(table)
+    return [table for table in tables if table.rows]
 
 
-async def run(options: argparse.Namespace, project: Path, folder: Path) -> None:
-    effort = QUICK if options.quick else FULL
-    for store in STORES:
-        wanted = [case for case in cases(store) if is_wanted(case.name, options.only)]
-        if not wanted:
-            continue
-        table = Table(store)
+async def _collect(table: Table, rows: AsyncIterator[Row]) -> None:
+    async for row in rows:
+        table.rows.append(row)
+        print(row_line(row), flush=True)
+
+
+async def _in_process(
+    form: Form,
+    store: str,
+    project: Path,
+    folder: Path,
+    only: list[str],
+    missing: dict[str, str],
+) -> AsyncIterator[Row]:
+    wanted = [case for case in in_process.cases(store) if is_wanted(case.name, only)]
+    if wanted:
         with open_place(store, project, folder / store) as place:
-            async for row in measure_store(place, wanted, effort, table.missing):
-                table.rows.append(row)
-                print(row_line(row), flush=True)
+            async for row in in_process.measure_store(place, wanted, form.effort, missing):
+                yield row
+
+
+async def _served(
+    form: Form, project: Path, folder: Path, only: list[str], missing: dict[str, str]
+) -> AsyncIterator[Row]:
+    wanted = [case for case in served.CASES if is_wanted(case.name, only)]
+    async for row in served.measure_served(
+        project, folder / "served", wanted, form.rounds, missing
+    ):
+        yield row
+
+
+async def _growth(
+    form: Form, project: Path, folder: Path, only: list[str], missing: dict[str, str]
+) -> AsyncIterator[Row]:
+    for number, case in enumerate(growth.cases(form.sizes)):
+        if is_wanted(case.name, only):
+            with open_place(case.store, project, folder / f"growth-{number}") as place:
+                yield await growth.measure_growth(case, place, form.effort, missing)
+
+
+async def _start(
+    form: Form, template: Path, project: Path, folder: Path, only: list[str]
+) -> AsyncIterator[Row]:
+    if is_wanted(start.BAKE, only):
+        yield start.measure_bake(template, folder, 2 * form.rounds)
+    if is_wanted(start.FIRST_ANSWER, only):
+        yield start.measure_first_answer(project, folder, form.rounds)
+
+
+def is_wanted(name: str, only: list[str]) -> bool:
+    """Whether a row is among those that were asked for."""
+    words = set(name.replace(",", "").split())
+    return not only or any(words.issuperset(asked.replace(",", "").split()) for asked in only)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ from itertools import product
 
 from .measure import Client, Effort, Work, at_once, compare, in_turn, lifespan
 from .place import Place
-from .rows import Row, Target
+from .rows import Row
 from .subjects import BARE, Subject, subjects_of
-from .targets import IN_PROCESS
+from .targets import target_of
 from .workloads import CLIENTS, SIZES, WORKLOADS
 
 
@@ -87,8 +87,7 @@ async def _measure(
     if case.store == "memory":
         effort = replace(effort, clock=time.process_time)
     found = await compare(base, works, effort, least=CLIENTS if case.at_once else 1)
-    limit = IN_PROCESS.get(case.name)
-    row = Row(case.name, target=None if limit is None else Target(limit))
+    row = Row(case.name, target=target_of(case.name))
     for subject in subjects_of(case.store):
         nothing = "missing" if subject.name in missing else ""
         row.cells[subject.name] = found.get(subject.name, nothing)

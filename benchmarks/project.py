@@ -21,8 +21,11 @@ from .workloads import routes
 PACKAGE = "my_app"  # the template's default answer
 
 
-def bake(template: Path, folder: Path) -> Path:
-    """Generate a project of the default answers below ``folder``."""
+def bake(template: Path, folder: Path, *, hooks: bool = False) -> Path:
+    """Generate a project of the default answers below ``folder``; its folder.
+
+    The hooks only check the answers, and greet.
+    """
     config = folder / "cookiecutter.yaml"
     config.write_text(
         f"cookiecutters_dir: {json.dumps(str(folder / 'templates'))}\n"
@@ -33,7 +36,7 @@ def bake(template: Path, folder: Path) -> Path:
         no_input=True,
         output_dir=str(folder),
         config_file=str(config),
-        accept_hooks=False,  # they only check answers, and greet
+        accept_hooks=hooks,
     )
     return Path(baked)
 
