@@ -28,13 +28,14 @@ SERVED_NOTE = "Share of the bare app's requests a second; p99: times the bare ap
 class Form:
     """How thoroughly to measure."""
 
-    effort: Effort
-    rounds: int  # of what takes seconds each time
+    in_process: Effort
+    served: Effort
     sizes: growth.Sizes
+    starts: int
 
 
-FULL = Form(Effort(rounds=21, seconds=0.004), 5, growth.Sizes())
-QUICK = Form(Effort(rounds=7, seconds=0.003), 2, growth.QUICK)
+FULL = Form(Effort(rounds=21, seconds=0.004), Effort(5, 1), growth.Sizes(), 7)
+QUICK = Form(Effort(rounds=7, seconds=0.003), Effort(2, 1), growth.QUICK, 3)
 
 
 def main(arguments: list[str]) -> int:
@@ -109,7 +110,7 @@ async def _in_process(
     wanted = [case for case in in_process.cases(store) if is_wanted(case.name, only)]
     if wanted:
         with open_place(store, project, folder / store) as place:
-            async for row in in_process.measure_store(place, wanted, form.effort, missing):
+            async for row in in_process.measure_store(place, wanted, form.in_process, missing):
                 yield row
 
 
@@ -118,7 +119,7 @@ async def _served(
 ) -> AsyncIterator[Row]:
     wanted = [case for case in served.CASES if is_wanted(case.name, only)]
     async for row in served.measure_served(
-        project, folder / "served", wanted, form.rounds, missing
+        project, folder / "served", wanted, form.served, missing
     ):
         yield row
 
@@ -129,16 +130,16 @@ async def _growth(
     for number, case in enumerate(growth.cases(form.sizes)):
         if is_wanted(case.name, only):
             with open_place(case.store, project, folder / f"growth-{number}") as place:
-                yield await growth.measure_growth(case, place, form.effort, missing)
+                yield await growth.measure_growth(case, place, form.in_process, missing)
 
 
 async def _start(
     form: Form, template: Path, project: Path, folder: Path, only: list[str]
 ) -> AsyncIterator[Row]:
     if is_wanted(start.BAKE, only):
-        yield start.measure_bake(template, folder, 2 * form.rounds)
+        yield start.measure_bake(template, folder, 2 * form.starts)
     if is_wanted(start.FIRST_ANSWER, only):
-        yield start.measure_first_answer(project, folder, form.rounds)
+        yield start.measure_first_answer(project, folder, form.starts)
 
 
 def is_wanted(name: str, only: list[str]) -> bool:

@@ -24,8 +24,8 @@ class Load:
     p99: float
 
 
-async def load(port: int, path: str, cookie: str, *, connections: int, seconds: int) -> Load:
-    """Ask a server on this machine for ``path`` as often as it answers.
+async def load(port: int, path: str, cookie: str, *, connections: int, seconds: float) -> Load:
+    """Ask a server on this machine for ``path`` as often as it answers. wrk takes whole seconds.
 
     Raises:
         RuntimeError: an answer was not the expected one.
@@ -33,7 +33,7 @@ async def load(port: int, path: str, cookie: str, *, connections: int, seconds: 
     if WRK is None:
         return await _load(port, path, cookie, connections, seconds)
     process = await asyncio.create_subprocess_exec(
-        *(WRK, "--latency", "-t", "1", "-c", str(connections), "-d", str(seconds)),
+        *(WRK, "--latency", "-t", "1", "-c", str(connections), "-d", str(max(1, round(seconds)))),
         *(["-H", f"Cookie: {cookie}"] if cookie else []),
         f"http://127.0.0.1:{port}{path}",
         stdout=asyncio.subprocess.PIPE,
@@ -46,7 +46,7 @@ async def load(port: int, path: str, cookie: str, *, connections: int, seconds: 
     return Load(float(rate[1]), float(p99[1]) * _UNITS[p99[2]])
 
 
-async def _load(port: int, path: str, cookie: str, connections: int, seconds: int) -> Load:
+async def _load(port: int, path: str, cookie: str, connections: int, seconds: float) -> Load:
     headers = f"Host: localhost\r\nCookie: {cookie}\r\n" if cookie else "Host: localhost\r\n"
     request = f"GET {path} HTTP/1.1\r\n{headers}\r\n".encode()
     loop = asyncio.get_running_loop()

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from .load import Load, load
-from .measure import Spread
+from .measure import Effort, Spread
 from .place import Place, open_place, servers_of
 from .rows import Row
 from .subjects import BARE, Subject, subjects_of
@@ -42,6 +42,7 @@ CASES = [
     for store, workload in (("memory", "untouched"), ("memory", "read"), ("cache", "read"))
     for connections in (1, 32)
 ]
+FIGURES = ("requests a second", "p99")  # each a row
 NAMES = ("ours", "Starlette's cookie", "starsessions")
 
 
@@ -54,7 +55,7 @@ class Server:
 
 
 async def measure_served(
-    project: Path, folder: Path, wanted: list[Case], rounds: int, missing: dict[str, str]
+    project: Path, folder: Path, wanted: list[Case], effort: Effort, missing: dict[str, str]
 ) -> AsyncIterator[Row]:
     """Two rows for each case: requests a second, and the 99th percentile of their times."""
     for store in dict.fromkeys(case.store for case in wanted):
@@ -71,23 +72,23 @@ async def measure_served(
                     servers[subject.name] = stack.enter_context(_serving(subject, own_place))
             for case in wanted:
                 if case.store == store:
-                    for row in await _measure(case, servers, rounds, missing):
+                    for row in await _measure(case, servers, effort, missing):
                         yield row
 
 
 async def _measure(
-    case: Case, servers: dict[str, Server], rounds: int, missing: dict[str, str]
+    case: Case, servers: dict[str, Server], effort: Effort, missing: dict[str, str]
 ) -> list[Row]:
     rates: dict[str, list[float]] = {name: [] for name in servers if name != BARE.name}
     p99s: dict[str, list[float]] = {name: [] for name in rates}
-    for _ in range(rounds):
+    for _ in range(effort.rounds):
         for name in rates:
-            bare = await _load(servers[BARE.name], case)
-            found = await _load(servers[name], case)
+            bare = await _load(servers[BARE.name], case, effort)
+            found = await _load(servers[name], case, effort)
             rates[name].append(found.rate / bare.rate)
             p99s[name].append(found.p99 / bare.p99)
     rows = []
-    for what, ratios in (("requests a second", rates), ("p99", p99s)):
+    for what, ratios in zip(FIGURES, (rates, p99s), strict=True):
         row = Row(f"{case.name}, {what}")
         row.target = target_of(row.name)
         for name in NAMES:
@@ -99,10 +100,12 @@ async def _measure(
     return rows
 
 
-async def _load(server: Server, case: Case) -> Load:
+async def _load(server: Server, case: Case, effort: Effort) -> Load:
     cookie = "" if case.workload == "untouched" else server.cookie
     path = f"/{case.workload}"
-    return await load(server.port, path, cookie, connections=case.connections, seconds=1)
+    return await load(
+        server.port, path, cookie, connections=case.connections, seconds=effort.seconds
+    )
 
 
 @contextmanager
