@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .measure import Spread
-from .rows import Row, Table
+from .rows import Row, Table, digits
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 PLOTTED = ("read", "write", "read, 64 at once", "login")
 GREY = "#8b949e"  # legible on white and on black
@@ -53,7 +57,10 @@ def write(tables: list[Table], path: Path) -> None:
         for line, (table, rows) in zip(axes, stores, strict=False):
             for axis, workload in zip(line, PLOTTED, strict=True):
                 _draw(axis, f"{table.title} {workload}", rows.get(workload))
-        figure.suptitle("Time of a request, times a bare Starlette app's (shorter is better)")
+        figure.suptitle(
+            "Time of a request over a bare Starlette app's, from 1, on a logarithmic scale: "
+            "shorter is better. Dotted: the target."
+        )
         figure.savefig(path, transparent=True, metadata={"Date": None})
         pyplot.close(figure)
 
@@ -64,19 +71,21 @@ def _rows(table: Table) -> dict[str, Row]:
     return {name: row for name, row in named.items() if name in PLOTTED}
 
 
-def _draw(axis: object, title: str, row: Row | None) -> None:
-    from matplotlib.axes import Axes
-
-    assert isinstance(axis, Axes)
-    axis.set_title(title, fontsize=9)
-    axis.spines[["top", "right"]].set_visible(False)
+def _draw(axis: Axes, title: str, row: Row | None) -> None:
     cells = row.cells if row is not None else {}
     found = {name: cell for name, cell in cells.items() if isinstance(cell, Spread)}
+    if row is None or not found:
+        axis.set_axis_off()
+        return
     names = list(found)[::-1]
     medians = [found[name].median for name in names]
-    bars = axis.barh(names, medians, color=[COLOURS.get(name, GREY) for name in names])
-    axis.bar_label(bars, [f" {median:,.3g}" for median in medians], fontsize=8)
-    axis.margins(x=0.2)
+    axis.set_title(title, fontsize=9)
+    axis.set_xscale("log")
+    axis.set_xlim(1, 8 * max(medians))  # with room for the labels
     axis.set_xticks([])
-    if row is not None and row.target is not None:
+    axis.minorticks_off()
+    axis.spines[["top", "right", "bottom"]].set_visible(False)
+    bars = axis.barh(names, medians, color=[COLOURS.get(name, GREY) for name in names])
+    axis.bar_label(bars, [f" {digits(median)}" for median in medians], fontsize=8)
+    if row.target is not None:
         axis.axvline(row.target.limit, color=GREY, linestyle=":")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from . import load, plot
 from .measure import Spread
-from .rows import Row, Table
+from .rows import Row, Table, digits
 from .subjects import FLOORS, PEERS
 from .workloads import WORKLOADS
 
@@ -143,9 +143,13 @@ def _loop() -> str:
 
 
 def _versions() -> str:
-    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
     found = [f"{name} {_version(name) or 'not installed'}" for name in PACKAGES]
-    return f"Python {platform.python_version()}, {machine}; {', '.join(found)}."
+    busy = ", ".join(f"{number:.1f}" for number in os.getloadavg())
+    return (
+        f"Python {platform.python_version()}; {', '.join(found)}. {platform.system()} "
+        f"{platform.machine()}, {os.cpu_count()} cores; load averages of the last 1, 5 and 15 "
+        f"minutes, of which the benchmark's own is about 1.5: {busy}."
+    )
 
 
 def _version(package: str) -> str:
@@ -161,10 +165,3 @@ def cell_text(cell: Spread | str) -> str:
         return cell
     median, low, high = (digits(value) for value in (cell.median, cell.low, cell.high))
     return median if low == high else f"{median} ({low}-{high})"
-
-
-def digits(value: float) -> str:
-    """Three significant digits, and all before the point."""
-    if value >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"

@@ -57,3 +57,10 @@ class Table:
     def columns(self) -> list[str]:
         """Whoever has a cell in any row, in the order of their first one."""
         return list(dict.fromkeys(name for row in self.rows for name in row.cells))
+
+
+def digits(value: float) -> str:
+    """Three significant digits, and all before the point."""
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
