@@ -1,8 +1,11 @@
 # make new   asks, and generates a project beside this folder; OUT=folder for elsewhere, ARGS="..."
 #            for cookiecutter: make new ARGS="--no-input session_store=cache"
 # make test  lints, type-checks and tests the template and every combination of its answers
+# make bench  measures a generated app beside its peers: see benchmarks/__init__.py;
+#            ARGS="--quick" takes two minutes, ARGS="--only 'cache read'" picks rows
 #
-# Both install what they need into .venv first: pinned, with hashes, and nothing outside.
+# All install what they need first, pinned and with hashes: into .venv, and make bench, whose
+# packages would change what the tests run on, into .venv-bench. Nothing is installed outside.
 
 OUT ?= ..
 ARGS ?=
@@ -10,10 +13,10 @@ ARGS ?=
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo $$python && break; done)
-PYTHON_FILES := hooks tests new.py template_extension.py
-PIP := .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes
+PYTHON_FILES := benchmarks hooks tests new.py template_extension.py
+INSTALL := -m pip install --quiet --disable-pip-version-check --require-hashes
 
-.PHONY: new test pins
+.PHONY: new test bench pins
 .SILENT: new
 
 new: .venv/new
@@ -25,19 +28,30 @@ test: .venv/dev
 	.venv/bin/mypy
 	.venv/bin/python -m pytest --numprocesses auto
 
+bench: .venv-bench/done
+	.venv-bench/bin/python -m benchmarks $(ARGS)
+
 # After a change of pyproject.toml, or for newer versions.
 pins:
-	for set in new dev; do \
+	for set in new dev bench; do \
 	uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-annotate --no-header pyproject.toml \
 	$$([ $$set = new ] || echo --group $$set) --output-file requirements/$$set.txt; done
 
 .venv/dev: .venv/new requirements/dev.txt
-	$(PIP) --requirement requirements/dev.txt
+	.venv/bin/python $(INSTALL) --requirement requirements/dev.txt
 	touch $@
 
 .venv/new: requirements/new.txt
-	$(if $(PYTHON),,$(error Python 3.11 or newer is needed, and neither python3 nor python3.11 to 3.14 is; name one: make PYTHON=/path/to/python))
+	$(require-python)
 	$(PYTHON) -m venv .venv
-	$(PIP) --requirement requirements/new.txt
+	.venv/bin/python $(INSTALL) --requirement requirements/new.txt
 	touch $@
+
+.venv-bench/done: requirements/bench.txt
+	$(require-python)
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python $(INSTALL) --requirement requirements/bench.txt
+	touch $@
+
+require-python = $(if $(PYTHON),,$(error Python 3.11 or newer is needed, and neither python3 nor python3.11 to 3.14 is; name one: make PYTHON=/path/to/python))

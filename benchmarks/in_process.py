@@ -1,0 +1,101 @@
+"""Requests in process: each workload on each store, ours, the floors and the peers side by side."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from itertools import product
+
+from .measure import Client, Effort, Work, at_once, compare, in_turn, lifespan
+from .place import Place
+from .rows import Row
+from .subjects import BARE, Subject, subjects_of
+from .targets import target_of
+from .workloads import CLIENTS, SIZES, WORKLOADS
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of a store's table."""
+
+    store: str
+    workload: str
+    size: str
+    at_once: bool
+
+    @property
+    def name(self) -> str:
+        """What distinguishes it; the usual (300 bytes, one at a time) goes without saying."""
+        more = [self.size] * (self.size != "300 B") + ["64 at once"] * self.at_once
+        return ", ".join([f"{self.store} {self.workload}", *more])
+
+
+def cases(store: str) -> list[Case]:
+    """Every combination that tells something."""
+    found = [
+        Case(store, workload, size, at_once)
+        for size, workload, at_once in product(SIZES, WORKLOADS, (False, True))
+    ]
+    return [case for case in found if case.size == "300 B" or case.workload in ("read", "write")]
+
+
+async def measure_store(
+    place: Place, wanted: list[Case], effort: Effort, missing: dict[str, str]
+) -> AsyncIterator[Row]:
+    """Measure these cases of one store. Notes in ``missing`` whom it could not build, and why."""
+    for size in dict.fromkeys(case.size for case in wanted):
+        async with AsyncExitStack() as stack:
+            apps: dict[str, list[Client]] = {}
+            for subject in (BARE, *subjects_of(place.store)):
+                try:
+                    own_place = place.of(subject.name, SIZES[size])
+                    app = subject.build(own_place)
+                    await stack.enter_async_context(lifespan(app))
+                    apps[subject.name] = [Client(app) for _ in range(CLIENTS)]
+                    await _begin_sessions(subject, apps[subject.name], SIZES[size])
+                except ImportError as error:
+                    missing[subject.name] = str(error)
+            for case in wanted:
+                if case.size == size:
+                    yield await _measure(case, apps, effort, missing)
+
+
+async def _begin_sessions(subject: Subject, clients: list[Client], size: int) -> None:
+    """Give each client a session, and prove that it is kept."""
+    if not subject.has_sessions:
+        return
+    for number, client in enumerate(clients):
+        await client.get("/seed", f"size={size}&user=user-{number}")
+    await clients[0].get("/write")
+    await clients[0].get("/login")
+    for client, visits in ((clients[0], b"1"), (clients[1], b"0")):
+        if await client.get("/count") != visits:
+            raise RuntimeError(f"{subject.name} forgot a session")
+
+
+async def _measure(
+    case: Case, apps: dict[str, list[Client]], effort: Effort, missing: dict[str, str]
+) -> Row:
+    works = {
+        subject.name: _work(case, apps[subject.name])
+        for subject in subjects_of(case.store)
+        if subject.name in apps and case.workload in subject.workloads
+    }
+    base = _work(case, apps[BARE.name])
+    if case.store == "memory":
+        effort = replace(effort, clock=time.process_time)
+    found = await compare(base, works, effort, least=CLIENTS if case.at_once else 1)
+    row = Row(case.name, target=target_of(case.name))
+    for subject in subjects_of(case.store):
+        nothing = "missing" if subject.name in missing else ""
+        row.cells[subject.name] = found.get(subject.name, nothing)
+    return row
+
+
+def _work(case: Case, clients: list[Client]) -> Work:
+    if case.workload == "untouched":
+        clients = [Client(client.app) for client in clients]
+    path = f"/{case.workload.partition(' ')[0]}"
+    return at_once(clients, path) if case.at_once else in_turn(clients, path)

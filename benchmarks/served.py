@@ -1,0 +1,141 @@
+"""Requests through uvicorn: one worker, kept-alive connections, a load generator beside it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import signal
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from .load import Load, load
+from .measure import Effort, Spread
+from .place import Place, open_place, servers_of
+from .rows import Row
+from .subjects import BARE, Subject, subjects_of
+from .targets import target_of
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True)
+class Case:
+    """Requests of one workload, from so many connections."""
+
+    store: str
+    workload: str
+    connections: int
+
+    @property
+    def name(self) -> str:
+        """The rows' name, but for what they tell."""
+        where = "" if self.workload == "untouched" else f"{self.store} "
+        plural = "s" if self.connections > 1 else ""
+        return f"uvicorn {where}{self.workload}, {self.connections} connection{plural}"
+
+
+CASES = [
+    Case(store, workload, connections)
+    for store, workload in (("memory", "untouched"), ("memory", "read"), ("cache", "read"))
+    for connections in (1, 32)
+]
+FIGURES = ("requests a second", "p99")  # each a row
+NAMES = ("ours", "Starlette's cookie", "starsessions")
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running one, and the cookie of a session that it knows."""
+
+    port: int
+    cookie: str
+
+
+async def measure_served(
+    project: Path, folder: Path, wanted: list[Case], effort: Effort, missing: dict[str, str]
+) -> AsyncIterator[Row]:
+    """Two rows for each case: requests a second, and the 99th percentile of their times."""
+    for store in dict.fromkeys(case.store for case in wanted):
+        with ExitStack() as stack:
+            place = stack.enter_context(open_place(store, project, folder / store))
+            servers = {}
+            for subject in (BARE, *[each for each in subjects_of(store) if each.name in NAMES]):
+                try:
+                    subject.build(place.of(f"{subject.name} import", 300))
+                except ImportError as error:
+                    missing[subject.name] = str(error)
+                else:
+                    own_place = place.of(subject.name, 300)
+                    servers[subject.name] = stack.enter_context(_serving(subject, own_place))
+            for case in wanted:
+                if case.store == store:
+                    for row in await _measure(case, servers, effort, missing):
+                        yield row
+
+
+async def _measure(
+    case: Case, servers: dict[str, Server], effort: Effort, missing: dict[str, str]
+) -> list[Row]:
+    rates: dict[str, list[float]] = {name: [] for name in servers if name != BARE.name}
+    p99s: dict[str, list[float]] = {name: [] for name in rates}
+    for _ in range(effort.rounds):
+        for name in rates:
+            bare = await _load(servers[BARE.name], case, effort)
+            found = await _load(servers[name], case, effort)
+            rates[name].append(found.rate / bare.rate)
+            p99s[name].append(found.p99 / bare.p99)
+    rows = []
+    for what, ratios in zip(FIGURES, (rates, p99s), strict=True):
+        row = Row(f"{case.name}, {what}")
+        row.target = target_of(row.name)
+        for name in NAMES:
+            if name in ratios:
+                row.cells[name] = Spread.of(ratios[name])
+            elif name in missing:
+                row.cells[name] = "missing"
+        rows.append(row)
+    return rows
+
+
+async def _load(server: Server, case: Case, effort: Effort) -> Load:
+    cookie = "" if case.workload == "untouched" else server.cookie
+    path = f"/{case.workload}"
+    return await load(
+        server.port, path, cookie, connections=case.connections, seconds=effort.seconds
+    )
+
+
+@contextmanager
+def _serving(subject: Subject, place: Place) -> Iterator[Server]:
+    """Serve an app in a process of its own."""
+    servers = servers_of(place.project)
+    port = servers.free_port()
+    told = json.dumps({key: str(value) for key, value in asdict(place).items()})
+    command = [sys.executable, "-m", __name__, subject.name, str(port), told]
+    with servers.running(command, port, signal.SIGTERM, cwd=REPOSITORY):
+        yield Server(port, _begin_session(port) if subject.has_sessions else "")
+
+
+def _begin_session(port: int) -> str:
+    connection = http.client.HTTPConnection("127.0.0.1", port)
+    connection.request("GET", "/seed?size=300&user=user-1")
+    cookie = connection.getresponse().headers["Set-Cookie"]
+    connection.close()
+    return cookie.partition(";")[0]
+
+
+def serve(name: str, port: str, told: str) -> None:
+    """What the process does. Uvicorn takes uvloop and httptools where they are installed."""
+    import uvicorn
+
+    where = json.loads(told)
+    place = Place(where["store"], Path(where["folder"]), Path(where["project"]), where["url"])
+    subject = next(each for each in (BARE, *subjects_of(place.store)) if each.name == name)
+    uvicorn.run(subject.build(place), port=int(port), log_level="critical", access_log=False)
+
+
+if __name__ == "__main__":
+    serve(*sys.argv[1:])

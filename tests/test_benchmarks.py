@@ -1,0 +1,74 @@
+"""The benchmark itself: that it measures all it promises, and hides nobody. No time is judged."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+
+import pytest
+
+from benchmarks import growth, in_process, served, start, targets
+from benchmarks.__main__ import FULL, Form, is_wanted, run
+from benchmarks.measure import Effort, Spread
+from benchmarks.place import STORES
+from benchmarks.report import markdown
+from benchmarks.rows import Row, Table, Target
+
+from .conftest import TEMPLATE
+
+SIZES = growth.Sizes((100, 200), (100, 200), (100, 200), 100)
+TINY = Form(Effort(1, 0.0001), Effort(1, 0.05), SIZES, 1)
+PEERS = {"starsessions": "starsessions", "litestar": "Litestar", "django": "Django"}
+
+
+def names(form: Form) -> set[str]:
+    """Those of all rows."""
+    requests = {case.name for store in STORES for case in in_process.cases(store)}
+    loads = {f"{case.name}, {what}" for case in served.CASES for what in served.FIGURES}
+    grown = {case.name for case in growth.cases(form.sizes)}
+    return requests | loads | grown | {start.BAKE, start.FIRST_ANSWER}
+
+
+@pytest.fixture
+def own_modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Forget the project that the benchmark imports."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield
+    for name in [name for name in sys.modules if name.partition(".")[0] == "my_app"]:
+        del sys.modules[name]
+
+
+@pytest.mark.usefixtures("own_modules")
+def test_a_run_has_every_row_and_names_whoever_is_missing() -> None:
+    tables = asyncio.run(run(TINY, TEMPLATE, ["memory"]))
+    rows = {row.name: row for table in tables for row in table.rows}
+    assert rows.keys() == {name for name in names(TINY) if is_wanted(name, ["memory"])}
+    for row in rows.values():
+        assert isinstance(row.cells["ours"], Spread), row
+    report = markdown(tables, "")
+    for package, peer in PEERS.items():
+        is_missing = find_spec(package) is None
+        assert (rows["memory read"].cells[peer] == "missing") is is_missing
+        assert (f"{peer} is missing: No module named '{package}" in report) is is_missing
+
+
+def test_each_target_is_of_a_row() -> None:
+    for limits in (targets.IN_PROCESS, targets.RATES, targets.P99, targets.GROWTH, targets.START):
+        assert limits.keys() <= names(FULL)
+
+
+def test_the_report_says_what_is_reached_and_what_is_not() -> None:
+    ours: dict[str, Spread | str] = {"ours": Spread(2.0, 1.9, 2.1), "a peer": "failed: OSError"}
+    near, far = Row("x near", target=Target(2.0)), Row("x far", target=Target(2.5, "at least"))
+    near.cells, far.cells = ours, ours
+    report = markdown([Table("x", rows=[near, far])], "")
+    assert "1 of 2 targets reached. Missed: x far" in report
+    assert "| near | ≤ 2 | 2.00 (1.90-2.10) | reached | failed: OSError |" in report
+    assert "| far | ≥ 2.5 | 2.00 (1.90-2.10) | **missed** | failed: OSError |" in report
+
+
+def test_rows_are_picked_by_any_of_their_words() -> None:
+    assert is_wanted("cache read, 64 at once", ["memory", "64 cache"])
+    assert not is_wanted("cache read, 64 at once", ["cache write"])
