@@ -52,7 +52,7 @@ def describe(problems: dict[str, str]) -> str:
 
 def show(answer: str) -> str:
     """An answer in quotes: short, in one line, without a password."""
-    answer = re.sub(r"(://[^/?#\s:@]*):[^/?#\s]*@", r"\1:***@", answer)
+    answer = re.sub(r"(://[^:@]*):.*@", r"\1:***@", answer)
     answer = re.sub(r"(?i)([?&][^=&]*(?:password|secret|token)[^=&]*)=[^&]*", r"\1=***", answer)
     return json.dumps(answer if len(answer) <= 60 else f"{answer[:57]}...")
 
@@ -110,8 +110,8 @@ def check_url(url: str, schemes: tuple[str, ...], variable: str) -> str | None:
         parts = urlsplit(url)
         int(parts.port or 0)  # raises for what is no port
         has_password = parts.password is not None or "password" in parse_qs(parts.query.lower())
-    except ValueError as error:
-        return f"Write a URL that can be read: {error}."
+    except ValueError:  # which would name parts of a password
+        return "Write a URL that can be read: its port, or a bracket, is wrong."
     if has_password:
         return (
             "Leave the password out, since files are no place for it. Where the app runs, set the"

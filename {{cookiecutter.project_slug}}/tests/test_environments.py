@@ -238,6 +238,19 @@ class TestSetStore:
         assert '+type = "cache"\n' in said
         assert "s3cret" not in said
 
+    def test_it_says_which_variable_wins(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        variable = f"{OVERRIDE_PREFIX}MIDDLEWARES__SESSION__STORE__TYPE"
+        monkeypatch.setenv(variable, "memory")
+        said = config("set-store", "dev", "--store", "file", "--yes")
+        assert f"{variable} is set here, and wins over the file" in said
+
+    def test_a_shared_cache_may_be_named_by_a_variable(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv(f"{OVERRIDE_PREFIX}CACHE__URL", "redis://h")
+        config("set-store", "dev", "--store", "cache")
+        assert store_of("dev") == {"type": "cache"}
+
     def test_it_says_that_sessions_are_not_moved(self) -> None:
         assert "every visitor begins a new one" in config(
             "set-store", "dev", "--store", "file", "--yes"
@@ -402,23 +415,48 @@ class TestCheck:
         said = checked(*place)
         assert "no errors" in said
 
-    def test_a_server_that_is_not_there_is_wrong(self, place: tuple[str, str]) -> None:
+    @pytest.mark.parametrize(
+        ("places", "finding"),
+        [
+            (
+                {
+                    "file": "config/dev.toml",
+                    "cache": "redis://:s3cret@127.0.0.1:1",
+                    "sqlite": "sqlite:///config/dev.toml/app.db",
+                    "postgresql": "postgresql://u:s3cret@127.0.0.1:1/x",
+                },
+                "Check that it is right, and that the store is there",
+            ),
+            (
+                {
+                    "file": "config/dev.toml/x",
+                    "cache": "redis://h?colour=1",
+                    "sqlite": "sqlite:///x.db?mode=ro",
+                    "postgresql": "postgresql://h:99999/x",
+                },
+                "found",
+            ),
+        ],
+        ids=["missing", "mistyped"],
+    )
+    def test_a_place_that_is_none_is_wrong(
+        self, place: tuple[str, str], places: dict[str, str], finding: str
+    ) -> None:
         kind, _ = place
-        if kind == "cache":
-            text = (
-                '[middlewares.session.store]\ntype = "cache"\nuri = "redis://:s3cret@127.0.0.1:1"'
-            )
-        elif kind == "postgresql":
-            text = '[database]\nurl = "postgresql://u:s3cret@127.0.0.1:1/x"\n'
-            text += '[middlewares.session.store]\ntype = "database"'
-        else:
-            text = "debug = 1"
-        said = self.check(text)
-        assert "error: " in said
+        wrong = places.get(kind, "")
+        match kind:
+            case "memory":
+                store = 'type = "memory"\npath = "found/nowhere"'
+            case "file":
+                store = f'type = "file"\npath = "{wrong}"'
+            case "cache":
+                store = f'type = "cache"\nuri = "{wrong}"'
+            case _:
+                store = f'type = "database"\n[database]\nurl = "{wrong}"'
+        said = self.check(f"[middlewares.session.store]\n{store}")
+        assert "config/dev.toml: error: " in said
+        assert finding in said or kind in ("memory", "file")
         assert "s3cret" not in said
-        if kind in ("cache", "postgresql"):
-            assert "Check that it is right, and that the store is there" in said
-            self.check(text, "--offline", status=0)
 
     def test_a_server_that_does_not_tell_its_settings_is_a_warning(
         self, place: tuple[str, str]

@@ -31,13 +31,14 @@ from ..config import (
 from ..config.dotenv import list_variables
 from ..config.environments import (
     PLACES,
+    STORE,
     move_environment,
     new_environment,
     questions,
     refuse_secret,
     write,
 )
-from ..config.sources import parse_toml, read_environment
+from ..config.sources import read_environment
 from ..sessions.stores import MissingPackage, describe_store, open_store
 from .common import WrongUsage, command_name
 
@@ -113,9 +114,9 @@ def set_store(
 ) -> None:
     """Move ENV to another store. The rest of its file stays as it is."""
     path = environment_file(environment)
-    data = parse_toml(read_environment(environment), str(path))
+    sources = Sources.read(environment)
     store = store or (questions()["store"]["default"] if yes else _ask_for_store())
-    shared = data.get(store)  # [cache] or [database]
+    shared = sources.data.get(store)  # [cache] or [database]
     is_shared = isinstance(shared, dict) and "url" in shared
     place = _place_of(store, places, must_ask=not yes and not is_shared)
     if place is None and not is_shared and store in PLACES:
@@ -131,6 +132,8 @@ def set_store(
         return
     _write(path, text)
     click.echo(f"Changed {path}. Sessions live in {describe_store(moved)}.")
+    if variable := sources.variable_in(STORE):
+        click.echo(f"{variable} is set here, and wins over the file.")
     click.echo(
         "Sessions are not moved: after a restart with this file every visitor begins a new one."
     )

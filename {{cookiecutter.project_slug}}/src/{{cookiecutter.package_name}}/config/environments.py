@@ -42,7 +42,7 @@ def new_environment(environment: str, store: str, place: str | None) -> str:
     places = {key: questions()[key]["default"] for key in PLACES.values()}
     if store in PLACES and place is not None:
         places[PLACES[store]] = place
-    _check_place(store, places, environment_file(environment))
+    _refuse_unusable(store, places, environment_file(environment))
     jinja = Environment(autoescape=False, trim_blocks=True, lstrip_blocks=True)  # noqa: S701  TOML
     source = (files(__package__) / "environment.toml.jinja").read_text("utf-8")
     return jinja.from_string(source).render(
@@ -67,11 +67,11 @@ def move_environment(environment: str, store: str, place: str | None) -> tuple[s
     data = parse_toml(text, str(path))
     moved, expected = text, deepcopy(data)
     if store == "database" and place is not None:
-        _put(expected, (*DATABASE, "url"), place, path)
+        _set(expected, (*DATABASE, "url"), place, path)
         moved = set_table(moved, DATABASE, {"url": place}, keep_others=True)
         place = None
     values = {"type": store} | ({PLACES[store]: place} if place is not None else {})
-    _put(expected, STORE, values, path)
+    _set(expected, STORE, values, path)
     moved = set_table(moved, STORE, values)
     if parse_toml(moved, str(path)) != expected:
         raise ConfigError(
@@ -108,7 +108,7 @@ def write(path: Path, text: str, *, new: bool = False) -> None:
     try:
         with open(temporary, "xb") as file:
             if not new:
-                os.fchmod(file.fileno(), real.stat().st_mode)
+                _copy_rights(real, file.fileno())
             file.write(text.encode())
             file.flush()
             os.fsync(file.fileno())
@@ -123,7 +123,15 @@ def write(path: Path, text: str, *, new: bool = False) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _put(data: dict[str, Any], key: Key, value: object, path: Path) -> None:
+def _copy_rights(path: Path, file: int) -> None:
+    """Give a new file the owner and the permissions of the one whose place it takes."""
+    status = path.stat()
+    if os.geteuid() == 0:
+        os.fchown(file, status.st_uid, status.st_gid)
+    os.fchmod(file, status.st_mode)
+
+
+def _set(data: dict[str, Any], key: Key, value: object, path: Path) -> None:
     for depth, part in enumerate(key[:-1], 1):
         data = data.setdefault(part, {})
         if not isinstance(data, dict):
@@ -132,7 +140,7 @@ def _put(data: dict[str, Any], key: Key, value: object, path: Path) -> None:
     data[key[-1]] = value
 
 
-def _check_place(store: str, places: Mapping[str, str], path: Path) -> None:
+def _refuse_unusable(store: str, places: Mapping[str, str], path: Path) -> None:
     """Refuse what the configuration would, before it is part of any TOML."""
     table = {"type": store}
     data: dict[str, Any] = {"middlewares": {"session": {"store": table}}}

@@ -20,6 +20,7 @@ FOLDER = Path("config")
 Key = tuple[str, ...]  # of a value, as it nests in TOML: ("cache", "url")
 
 _STORE = ("middlewares", "session", "store")
+_LONGEST_SECRET = 65536  # bytes
 _IN_FILE = "_FILE"  # ends the name of a variable that holds a file's path instead of the value
 
 
@@ -157,7 +158,8 @@ class Sources:
 
 def _read_secret(variable: str, path: str) -> str:
     try:
-        return Path(path).read_text(encoding="utf-8").rstrip("\r\n")
+        with open(path, "rb") as file:
+            return file.read(_LONGEST_SECRET).decode().rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{variable}: can't read {show(path)}: {_reason(error)}") from None
 

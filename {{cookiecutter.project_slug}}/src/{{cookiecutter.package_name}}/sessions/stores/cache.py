@@ -110,13 +110,23 @@ return was_live and 1 or 0
 
 
 def open_client(uri: str) -> Redis:
-    """A client. The query of ``uri`` may set redis-py's options: ``?socket_timeout=1``."""
-    return Redis.from_url(
+    """A client. The query of ``uri`` may set redis-py's options: ``?socket_timeout=1``.
+
+    Raises:
+        ValueError: the URI can't be read, or sets an option that there is not.
+    """
+    client = Redis.from_url(
         uri,
         socket_timeout=TIMEOUT,
         socket_connect_timeout=TIMEOUT,
         retry=Retry(ExponentialWithJitterBackoff(base=0.01, cap=0.1), retries=1),  # to connect
     )
+    pool: Any = client.connection_pool
+    try:
+        pool.make_connection()  # which does not connect yet
+    except TypeError as error:
+        raise ValueError(str(error).rpartition("() ")[2]) from None
+    return client
 
 
 class CacheStore:

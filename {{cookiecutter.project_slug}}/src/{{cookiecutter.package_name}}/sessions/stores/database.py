@@ -158,8 +158,10 @@ def open_engine(url: str) -> Engine:
     """
     try:
         parsed = make_url(url)
-    except sa.exc.ArgumentError:
+    except (sa.exc.ArgumentError, ValueError):
         raise ValueError("not an SQLAlchemy URL") from None
+    if parsed.port is not None and parsed.port > 65535:
+        raise ValueError(f"{parsed.port} is no port: the last one is 65535")
     if parsed.drivername in SQLite.drivers:
         return SQLite(parsed)
     if parsed.drivername in PostgreSQL.drivers:
@@ -177,6 +179,8 @@ class SQLite:
     def __init__(self, url: URL) -> None:
         if not url.database or url.database == ":memory:":
             raise ValueError('SQLite needs a file, as in "sqlite:///var/app.db"')
+        if unknown := set(url.query) - {"timeout"}:
+            raise ValueError(f"{unknown.pop()!r} is not timeout, the one option of SQLite here")
         self._path = url.database
         self._engine = sa.create_engine(
             url.set(drivername="sqlite"),
