@@ -6,6 +6,8 @@ import json
 import os
 import re
 import shlex
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 from textwrap import indent
@@ -68,9 +70,12 @@ def again(project: Path, **answers: str) -> None:
 
 def generate(project: Path, into: Path, **answers: str) -> None:
     """The template with the answers that a project has kept."""
+    settings = Path.home() / "settings.yaml"  # with the answers for a replay here, too
+    replay = json.dumps(str(Path.home() / "replay"))
+    settings.write_text(f"{(project / '.cookiecutterrc').read_text()}replay_dir: {replay}\n")
     cookiecutter(
         str(TEMPLATE),
-        config_file=str(project / ".cookiecutterrc"),
+        config_file=str(settings),
         no_input=True,
         output_dir=str(into),
         overwrite_if_exists=True,
@@ -258,6 +263,21 @@ class TestAMove:
             assert re.findall("#.*", moved) == re.findall("#.*", text)
 
 
+# What makes config/ unwritable in a mount namespace of a command's own, and what is then said.
+MOUNTS = {
+    "Read-only file system": """
+        mount --bind config config && mount -o remount,ro,bind config && "$@" """,
+    "No space left on device": """
+        cp config/dev.toml ~ && mount -t tmpfs -o size=64k none config && cp ~/dev.toml config
+        head -c 128k /dev/zero > config/fill 2> /dev/null
+        "$@"
+        status=$?
+        cmp ~/dev.toml config/dev.toml
+        test "$(echo $(ls -A config))" = "dev.toml fill" || ls -A config
+        exit $status""",
+}
+
+
 class TestFaults:
     def refused(self, project: Path, *through: str) -> list[str]:
         """What is said by commands that can't write, and have changed nothing."""
@@ -286,6 +306,16 @@ class TestFaults:
             for name in ("prod", "dev")
         ]
 
+    @pytest.mark.parametrize("reason", MOUNTS)
+    def test_a_read_only_or_full_disk_is_told(self, bake: Bake, reason: str) -> None:
+        namespace = ("unshare", "--map-root-user", "--mount")
+        if not shutil.which(namespace[0]) or subprocess.run([*namespace, "true"]).returncode:
+            pytest.skip("no mount namespaces here")
+        assert self.refused(bake(), *namespace, "sh", "-c", MOUNTS[reason], "sh") == [
+            f"Error: config/{name}.toml: {reason}; nothing was changed\n"
+            for name in ("prod", "dev")
+        ]
+
     def test_a_move_that_is_killed_leaves_the_old_file_or_the_new(self, bake: Bake) -> None:
         project = bake()
         old = (project / "config" / "dev.toml").read_text()
@@ -300,6 +330,7 @@ from my_app.cli import main
 os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 seen = set()
 for _ in range(40):
+    done, ours = os.pipe()
     child = os.fork()
     if not child:
         os.dup2(2, 1)
@@ -307,19 +338,23 @@ for _ in range(40):
             for store in ("file", "memory"):
                 move = ["config", "set-store", "dev", "--store", store, "--yes"]
                 main(move, standalone_mode=False)
-    time.sleep(random.uniform(0.01, 0.05))
+                os.write(ours, b".")
+    for _ in range(random.randrange(1, 4)):
+        os.read(done, 1)
+    time.sleep(random.uniform(0, 0.01))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     seen.add(Path("config/dev.toml").read_text())
-print(json.dumps(sorted(seen)))
+print(json.dumps(list(seen)))
 """
-        assert json.loads(run(project, PYTHON, "-c", script)) == sorted([new, old])
+        seen = set(json.loads(run(project, PYTHON, "-c", script)))
+        assert seen <= {old, new}
         # What a killed one leaves behind is no environment, and stays out of git.
         (project / "config" / ".dev.toml.0a1b2c3d.tmp").write_text("half")
         assert "1 checked: no errors" in run(project, *CONFIG, "check")
         run(project, "git", "init", "--quiet")
-        seen = run(project, "git", "status", "--porcelain", "--untracked-files=all", "config")
-        assert seen == "?? config/dev.toml\n"
+        status = run(project, "git", "status", "--porcelain", "--untracked-files=all", "config")
+        assert status == "?? config/dev.toml\n"
 
     def test_of_several_at_once_one_writes(self, bake: Bake) -> None:
         project = bake()

@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from copy import deepcopy
 from functools import cache
 from importlib.resources import files
@@ -120,7 +121,8 @@ def write(path: Path, text: str, *, new: bool = False) -> None:
         error.filename = str(path)  # not the temporary file, or, where a disk is full, none
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # on a read-only disk also where there is none
+            temporary.unlink()
 
 
 def _copy_rights(path: Path, file: int) -> None:
