@@ -60,7 +60,8 @@ def row_line(row: Row) -> str:
     verdict = VERDICTS[row.is_reached].replace("**missed**", "MISSED")
     target = f"[{row.target} {verdict}] " if row.target else ""
     cells = ", ".join(f"{name} {cell_text(cell)}" for name, cell in row.cells.items() if cell)
-    return f"{row.name}: {target}{cells}" + (f" {row.unit}" if row.unit != "x" else "")
+    unit = f" ({row.unit})" if row.unit != "x" else ""
+    return f"{row.name}{unit}: {target}{cells}"
 
 
 def summary(tables: Iterable[Table]) -> str:
