@@ -37,8 +37,9 @@ FILES = {
             *("sessions/__init__.py", "sessions/cookie.py", "sessions/expiry.py"),
             *("sessions/manager.py", "sessions/middleware.py", "sessions/session.py"),
             *("sessions/store.py", "sessions/sweeper.py", "sessions/stores/__init__.py"),
-            *("sessions/stores/cache.py", "sessions/stores/database.py"),
-            *("sessions/stores/file.py", "sessions/stores/memory.py"),
+            *("sessions/stores/batches.py", "sessions/stores/cache.py"),
+            *("sessions/stores/database.py", "sessions/stores/file.py"),
+            *("sessions/stores/memory.py", "sessions/stores/threads.py"),
         )
     ),
     *("tests/__init__.py", "tests/conftest.py", "tests/contract.py", "tests/servers.py"),
