@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from {{cookiecutter.package_name}}.sessions import CorruptRecord, Record
 from {{cookiecutter.package_name}}.sessions.stores.file import FileStore

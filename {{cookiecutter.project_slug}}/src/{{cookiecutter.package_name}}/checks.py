@@ -7,10 +7,12 @@ import os
 import secrets
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import gettempdir
+
+from msgspec.structs import replace
 
 from .config import (
     ConfigError,

@@ -6,11 +6,11 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from math import isfinite
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from .cookie import new_id
 from .expiry import Expiry
@@ -21,8 +21,6 @@ logger = logging.getLogger(__name__)
 
 _MAX_DEPTH = 100  # levels: JSON is read recursively, wherever the stack is by then
 _MAX_TRIES = 1000  # each that fails means that another one succeeded
-_TEXT = frozenset({str})
-_PLAIN = frozenset({str, int, bool, type(None)})
 Found = tuple[Record, dict[str, Any], bool]  # with its data, and whether its use renews it
 _NO_TEXT = "the keys of a dict are strings"
 
@@ -67,7 +65,7 @@ class SessionManager:
 
     def is_saved(self, session: Session) -> bool:
         """Whether ``save`` has nothing to do, as after most requests."""
-        return not (session.modified or session._shared or session._renews)
+        return not (session.modified or session._touched or session._renews)
 
     async def save(self, session: Session) -> None:
         """Make all intents of a request come true, in one commit.
@@ -94,9 +92,9 @@ class SessionManager:
         """The names of the changes that were never saved; "" if there are none."""
         if session._error is not None or session._lost:
             return ""
-        if not (session.modified or session._shared):
+        if not (session.modified or session._touched):
             return ""
-        if session._closed and _is_plain(session):
+        if session._closed and not _has_nested(session):
             return ""  # a closed session refuses all but nested changes
         removed, changed = _changes(session)
         names = [repr(key) for key in (*removed, *changed)]
@@ -151,8 +149,7 @@ class SessionManager:
             if before is None or session_id is None or key is None:
                 return
             now = self._clock()
-            touched = session.modified or session._shared
-            data = self._encode(session) if touched else before.data
+            data = self._encode(session) if session._touched else before.data
             if data != before.data or session.modified:
                 _require_json(session)
             if not session._rotate and data == before.data and session._owner == before.owner:
@@ -280,26 +277,36 @@ def _changes(session: Session) -> tuple[list[str], dict[str, Any]]:
     if stored is not None and stored == _try_dump(session):
         return [], {}
     before = {} if stored is None else _decode(stored)
-    removed = [key for key in before if not dict.__contains__(session, key)]
+    removed = [
+        key
+        for key in session._touched or ()
+        if key in before and not dict.__contains__(session, key)
+    ]
     changed = {
         key: value
-        for key, value in dict.items(session)
+        for key, value in _touched_items(session)
         if key not in before or _try_dump(value) != _dump(before[key])
     }
     return removed, changed
 
 
-def _is_plain(session: Session) -> bool:
-    """Whether it is one that JSON carries as it is, as most are: a text and a plain value each."""
-    keys, values = map(type, dict.keys(session)), map(type, dict.values(session))
-    return _TEXT.issuperset(keys) and _PLAIN.issuperset(values)
+def _touched_items(session: Session) -> list[tuple[str, Any]]:
+    """The values that may differ from what the store has."""
+    return [
+        (key, dict.__getitem__(session, key))
+        for key in session._touched or ()
+        if dict.__contains__(session, key)
+    ]
+
+
+def _has_nested(session: Session) -> bool:
+    """Whether a value may have changed, or may yet, without the session hearing of it."""
+    return any(isinstance(value, (dict, list)) for _, value in _touched_items(session))
 
 
 def _require_json(session: Session) -> None:
     """Refuse what would not come back as it was put: the encoder takes more than JSON has."""
-    if _is_plain(session):
-        return
-    for key, value in dict.items(session):
+    for key, value in _touched_items(session):
         if fault := _find_fault(value) if isinstance(key, str) else _NO_TEXT:
             raise SessionDataError(f"session[{key!r}] can't be saved as JSON: {fault}")
 

@@ -53,7 +53,8 @@ class Session(StarletteSession):
     _cookie_sent = False  # the response has started: no other cookie can follow
     _closed = False  # no change is accepted any more
     _renews = False  # its use puts off its expiry
-    _shared = False  # a nested value was handed out, and may change unnoticed
+    # Keys that were set or removed, or whose dict or list was handed out and may change unnoticed.
+    _touched: set[str] | None = None
     _lost = False  # nothing is saved any more: it was ended elsewhere, or for nothing
     _error: SessionError | None = None  # why it can't be used at all
     _failure: str | None = None  # why the store could not save it when the response started
@@ -88,7 +89,7 @@ class Session(StarletteSession):
         Call it whenever privileges change, at sign-in above all (ASVS 5, 7.2.4): an id that someone
         planted before is then worthless.
         """
-        self._write("rotate_id()")
+        self._require_open("rotate_id()")
         self._rotate = True
 
     def flush(self) -> None:
@@ -96,8 +97,9 @@ class Session(StarletteSession):
 
         What is written afterwards begins another session, with another id.
         """
-        self._write("flush()")
+        self._require_open("flush()")
         dict.clear(self)
+        self._touched = None
         self._ended = self._ended or self._key
         self._id = self._key = self._record = self._owner = None
         self._rotate = False
@@ -108,7 +110,8 @@ class Session(StarletteSession):
 
     def update(self, /, *args: Any, **kwargs: Any) -> None:
         changes = dict(*args, **kwargs)
-        self._write(", ".join(map(repr, changes)))
+        for key in changes:
+            self._change(key)
         dict.update(self, changes)
 
     # dict's own has two overloads, which Starlette's override does not follow either.
@@ -128,21 +131,34 @@ class Session(StarletteSession):
 
     def __getitem__(self, key: str) -> Any:
         self.mark_accessed()
-        return self._share(dict.__getitem__(self, key))
+        return self._share(key, dict.__getitem__(self, key))
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self._change(key)
+        dict.__setitem__(self, key, value)
+
+    def __delitem__(self, key: str) -> None:
+        self._change(key)
+        dict.__delitem__(self, key)
 
     def get(self, key: str, default: Any = None) -> Any:
         self.mark_accessed()
-        return self._share(dict.get(self, key, default))
+        return self._share(key, dict.get(self, key, default))
 
     def pop(self, key: str, *default: Any) -> Any:
         if key in self:
-            self._write(repr(key))
+            self._change(key)
         return dict.pop(self, key, *default)
+
+    def popitem(self) -> tuple[str, Any]:
+        for key in list(self)[-1:]:
+            self._change(key)
+        return dict.popitem(self)
 
     def setdefault(self, key: str, default: Any = None) -> Any:
         if key not in self:
-            self._write(repr(key))
-        return self._share(dict.setdefault(self, key, default))
+            self._change(key)
+        return self._share(key, dict.setdefault(self, key, default))
 
     def __reduce_ex__(self, protocol: object) -> tuple[type[dict[str, Any]], tuple[dict[str, Any]]]:
         """Copies are plain dicts: there is one session."""
@@ -163,7 +179,7 @@ class Session(StarletteSession):
             raise ValueError(
                 f"session.owner has up to {MAX_OWNER} characters, without NUL or lone surrogates"
             )
-        self._write("owner")
+        self._require_open("owner")
         self._owner = owner
 
     @property
@@ -190,13 +206,27 @@ class Session(StarletteSession):
             raise copy(self._error)  # its traceback would hold on to the request
         self.accessed = True
 
-    def _share(self, value: Any) -> Any:
+    def _share(self, key: str, value: Any) -> Any:
         """Hand out a value; who gets a dict or a list may change it unnoticed."""
         if isinstance(value, (dict, list)):
-            self._shared = True
+            self._touch(key)
         return value
 
-    def _write(self, what: str) -> None:
+    def _change(self, key: str) -> None:
+        """Note that a key is about to change."""
+        self.mark_accessed()
+        if self._closed:
+            raise SessionClosed.by(repr(key))
+        self.modified = True
+        self._touch(key)
+
+    def _touch(self, key: str) -> None:
+        if self._touched is None:
+            self._touched = {key}
+        else:
+            self._touched.add(key)
+
+    def _require_open(self, what: str) -> None:
         """Note that ``what`` is about to change."""
         self.mark_accessed()
         if self._closed:
@@ -218,27 +248,15 @@ def _reader(name: str, *, shares: bool) -> Callable[..., Any]:
     @functools.wraps(method)
     def read(self: Session, *args: Any) -> Any:
         self.mark_accessed()
-        self._shared = self._shared or shares
+        if shares:
+            self._touched = set(self._touched or ()).union(dict.keys(self))
         return method(self, *args)
 
     return read
 
 
-def _writer(name: str) -> Callable[..., Any]:
-    method = getattr(dict, name)
-
-    @functools.wraps(method)
-    def write(self: Session, *args: Any) -> Any:
-        self._write(repr(args[0]) if args else f"{name}()")
-        return method(self, *args)
-
-    return write
-
-
-# Every way to read or to change a dict that is not a method above.
+# Every way to read a dict that is not a method above.
 for _name in ("__contains__", "__iter__", "__len__", "__reversed__", "__eq__", "__ne__", "keys"):
     setattr(Session, _name, _reader(_name, shares=False))
 for _name in ("__or__", "__ror__", "values", "items", "copy"):
     setattr(Session, _name, _reader(_name, shares=True))
-for _name in ("__setitem__", "__delitem__", "popitem"):
-    setattr(Session, _name, _writer(_name))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import struct
 import zlib
-from dataclasses import dataclass
 from typing import Protocol, Self
+
+from msgspec import Struct
 
 # Fixed positions, so that a script on a cache server can compare and replace a field in place:
 # magic 0:4, version 4:12, expires 12:20 and its checksum 20:24, then the checksum of all the rest
@@ -35,8 +36,7 @@ class CorruptRecord(SessionError):
     """What the store holds under a key is not a record."""
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(Struct, frozen=True, gc=False):  # a million of them are no work for the collector
     """One session as a store keeps it.
 
     ``data`` is opaque to the store. Times are Unix times in seconds. ``version`` is 1 at creation
