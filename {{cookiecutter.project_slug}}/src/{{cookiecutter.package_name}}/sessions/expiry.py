@@ -17,12 +17,14 @@ class Expiry:
     """The rules of ASVS 5, 7.3: an inactivity timeout and an absolute maximum lifetime.
 
     ``after`` is "session" (until the browser closes), a time of inactivity, or a date with an
-    offset. ``max_lifetime`` counts from the session's beginning. All times taken and returned are
-    Unix times in seconds.
+    offset. ``max_lifetime`` counts from the session's beginning. It is renewed when that moves it
+    by 1/20 at least, or, with ``always``, by anything. All times taken and returned are Unix times
+    in seconds.
     """
 
     after: Literal["session"] | timedelta | datetime = "session"
     max_lifetime: timedelta | None = None
+    always: bool = False
 
     def limit(self, created: float, now: float) -> float:
         """When a session ends that began at ``created`` and is used now."""
@@ -30,9 +32,10 @@ class Expiry:
         return min(now + idle, created + lifetime, end)
 
     def renewed(self, created: float, expires: float, now: float) -> float:
-        """The same, but ``expires`` as it is while renewing it would move it by less than 1/20."""
+        """The same, but ``expires`` as it is while it is not to be renewed yet."""
         limit = self.limit(created, now)
-        return limit if limit < expires or limit - expires >= (limit - now) / 20 else expires
+        step = 0 if self.always else (limit - now) / 20
+        return limit if limit < expires or limit - expires >= step else expires
 
     def max_age(self, expires: float, now: float) -> int | None:
         """The cookie's Max-Age in seconds (RFC 6265bis 5.6.2). None: until the browser closes."""

@@ -41,13 +41,11 @@ class SessionManager:
         *,
         expiry: Expiry,
         max_size: int,
-        always_save: bool,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._expiry = expiry
         self._max_size = max_size
-        self._always_save = always_save
         self._clock = clock
         # A session that knows its manager by its class costs no more than a dict.
         self.new_session: type[Session] = type("Session", (Session,), {"_manager": self})
@@ -56,7 +54,7 @@ class SessionManager:
         """The session of an id. One that the store doesn't know is not adopted."""
         key = _key(session_id)
         try:
-            found = await self._load(key)
+            found = self._accept(await self._store.load(key))
         except StoreUnavailable as error:
             return self.new_session.unusable(error)
         if found is None:
@@ -108,12 +106,12 @@ class SessionManager:
         assert session._record is not None
         return self._expiry.max_age(session._record.expires, self._clock())
 
-    async def _load(self, key: str) -> Found | None:
-        record = await self._store.load(key)
+    def _accept(self, record: Record | None) -> Found | None:
+        """A record that the store has found, unless it is over or damaged."""
         if record is None:
             return None
         now = self._clock()
-        expires = self._renewed(record, now)
+        expires = self._expiry.renewed(record.created, record.expires, now)
         if expires <= now:
             return None
         try:
@@ -155,7 +153,7 @@ class SessionManager:
             if not session._rotate and data == before.data and session._owner == before.owner:
                 await self._renew(session, session_id, key, before, now)
                 return
-            expires = self._renewed(before, now)
+            expires = self._expiry.renewed(before.created, before.expires, now)
             after = Record(data, before.created, expires, before.version + 1, session._owner)
             move_to = None
             if session._rotate:
@@ -167,14 +165,14 @@ class SessionManager:
             ):
                 self._has_saved(session, session_id, move_to or key, after)
                 return
-            self._rebase(session, await self._load(key))
+            self._rebase(session, self._accept(await self._store.load(key)))
         raise StoreUnavailable(f"{_MAX_TRIES} others saved the session first, one after another")
 
     async def _renew(
         self, session: Session, session_id: str, key: str, record: Record, now: float
     ) -> None:
         """Put off the expiry. A store that can't do that now will be asked again."""
-        expires = self._renewed(record, now)
+        expires = self._expiry.renewed(record.created, record.expires, now)
         if expires == record.expires:
             return
         try:
@@ -183,17 +181,12 @@ class SessionManager:
         except StoreUnavailable as error:
             logger.warning("Could not renew a session: %s", error)
 
-    def _renewed(self, record: Record, now: float) -> float:
-        if self._always_save:
-            return self._expiry.limit(record.created, now)
-        return self._expiry.renewed(record.created, record.expires, now)
-
     def _has_saved(self, session: Session, session_id: str, key: str, record: Record) -> None:
         """Note what the store now holds, and whether the browser must hear of it."""
         old = session._record if session_id == session._id else None
         session._id, session._key, session._record = session_id, key, record
         is_renewed = old is not None and old.expires != record.expires
-        if old is None or (is_renewed and self.max_age(session) is not None) or self._always_save:
+        if old is None or (is_renewed and self.max_age(session) is not None) or self._expiry.always:
             session._cookie = CookieChange.SET
 
     def _rebase(self, session: Session, latest: Found | None) -> None:

@@ -53,9 +53,8 @@ class SessionMiddleware:
         self._cookie = SessionCookie(name, path, domain, secure, http_only, same_site, partitioned)
         self._sessions = SessionManager(
             store,
-            expiry=Expiry(expiry, max_lifetime),
+            expiry=Expiry(expiry, max_lifetime, always_save),
             max_size=max_size,
-            always_save=always_save,
             clock=clock,
         )
         self._exclude = tuple(f"{prefix.rstrip('/')}/" for prefix in exclude)

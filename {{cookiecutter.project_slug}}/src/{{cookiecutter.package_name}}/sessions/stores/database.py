@@ -24,6 +24,7 @@ from .threads import Threads
 T = TypeVar("T")
 
 TIMEOUT = 5.0  # seconds to wait for a connection, a lock or an answer
+CONNECTIONS = 15  # to PostgreSQL, from each worker
 
 metadata = sa.MetaData()
 sessions = sa.Table(
@@ -284,6 +285,8 @@ class PostgreSQL:
             url.set(drivername="postgresql+asyncpg", query={}),
             isolation_level="AUTOCOMMIT",
             pool_reset_on_return=None,
+            pool_size=CONNECTIONS,
+            max_overflow=0,  # what overflows is closed after each use: that costs more than waiting
             pool_timeout=TIMEOUT,
             connect_args=options,
         )
