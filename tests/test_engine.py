@@ -14,18 +14,23 @@ ENGINE = TEMPLATE / "tests" / "engine"
 FILES = sorted(file.name for file in ENGINE.glob("test_*.py"))
 
 
+@pytest.fixture
+def project(project_on_all_stores: Path) -> Path:
+    """A project on all stores, with these tests among its own."""
+    for file in FILES:
+        shutil.copy(ENGINE / file, project_on_all_stores / "tests")
+    return project_on_all_stores
+
+
 @pytest.mark.parametrize("file", FILES)
-def test_the_engine_holds(project_on_all_stores: Path, file: str) -> None:
-    shutil.copy(ENGINE / file, project_on_all_stores / "tests")
+def test_the_engine_holds(project: Path, file: str) -> None:
     command = (PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"tests/{file}")
-    printed = run(project_on_all_stores, *command)
+    printed = run(project, *command)
     assert re.search(r"^\d+ passed in ", printed, re.MULTILINE), printed
 
 
-def test_these_tests_are_as_clean_as_the_project(project_on_all_stores: Path) -> None:
-    for file in FILES:
-        shutil.copy(ENGINE / file, project_on_all_stores / "tests")
-    run(project_on_all_stores, PYTHON, "-m", "ruff", "check", "--no-cache")
-    run(project_on_all_stores, PYTHON, "-m", "ruff", "format", "--check", "--no-cache")
+def test_these_tests_are_as_clean_as_the_project(project: Path) -> None:
+    run(project, PYTHON, "-m", "ruff", "check", "--no-cache")
+    run(project, PYTHON, "-m", "ruff", "format", "--check", "--no-cache")
     cache = TEMPLATE / ".mypy_cache" / "engine"
-    run(project_on_all_stores, PYTHON, "-m", "mypy", "--cache-dir", str(cache))
+    run(project, PYTHON, "-m", "mypy", "--cache-dir", str(cache))

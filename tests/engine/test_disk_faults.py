@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from msgspec.structs import replace
-
 import asyncio
 import errno
 import gc
@@ -27,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from my_app.migrations import migrate
 from my_app.sessions import Record, Session, SessionStore, StoreUnavailable

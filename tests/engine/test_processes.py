@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from msgspec.structs import replace
-
 import asyncio
 import multiprocessing
 import secrets
@@ -16,6 +14,7 @@ from threading import BrokenBarrierError
 from typing import Any, ParamSpec, TypeVar
 
 import pytest
+from msgspec.structs import replace
 
 from my_app.config import ProjectConfig
 from my_app.migrations import migrate

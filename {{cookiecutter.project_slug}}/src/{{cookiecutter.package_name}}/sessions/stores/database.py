@@ -297,7 +297,8 @@ class PostgreSQL:
                 return work(connection)
 
         # As AsyncConnection.run_sync, but once round all of it: that is half of the time.
-        return await greenlet_spawn(connect_and_work)
+        result: T = await greenlet_spawn(connect_and_work)
+        return result
 
     async def run_alone(self, work: Callable[[sa.Connection], T]) -> T:
         engine = self._engine.execution_options(isolation_level="READ COMMITTED")
