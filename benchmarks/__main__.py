@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import growth, in_process, served, start
-from .measure import Effort
+from .measure import Effort, on_one_core
 from .place import STORES, open_place
 from .project import bake
 from .report import row_line, summary, write_report
@@ -109,7 +109,7 @@ async def _in_process(
 ) -> AsyncIterator[Row]:
     wanted = [case for case in in_process.cases(store) if is_wanted(case.name, only)]
     if wanted:
-        with open_place(store, project, folder / store) as place:
+        with on_one_core(), open_place(store, project, folder / store) as place:
             async for row in in_process.measure_store(place, wanted, form.in_process, missing):
                 yield row
 

@@ -30,7 +30,8 @@ METHOD = """\
   one other are timed right after each other, each three times, of which the least disturbed one
   counts; their ratio is taken, and of all rounds the median, with the quartiles in brackets. In
   the memory table, where nobody waits for anything, the CPU's clock is used, which other programs
-  do not disturb; everywhere else the wall clock.
+  do not disturb; everywhere else the wall clock. All of it, servers and threads included, runs on
+  one core: on two, most of a round trip would be the time in which an idle core wakes up.
 - 64 sessions, visited in turn or all at once (asyncio.gather). A session is nested JSON, like a
   shop's: 300 bytes, and 10 KB. Before it is measured, each app proves that it keeps what was
   written.

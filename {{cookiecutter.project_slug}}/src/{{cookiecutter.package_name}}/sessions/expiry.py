@@ -31,6 +31,11 @@ class Expiry:
         idle, lifetime, end = self._limits
         return min(now + idle, created + lifetime, end)
 
+    def is_over(self, created: float, now: float) -> bool:
+        """Whether a session that began at ``created`` has ended, however active it was."""
+        _, lifetime, end = self._limits
+        return now >= created + lifetime or now >= end
+
     def renewed(self, created: float, expires: float, now: float) -> float:
         """The same, but ``expires`` as it is while it is not to be renewed yet."""
         limit = self.limit(created, now)

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 _MAX_DEPTH = 100  # levels: JSON is read recursively, wherever the stack is by then
 _MAX_TRIES = 1000  # each that fails means that another one succeeded
-Found = tuple[Record, dict[str, Any], bool]  # with its data, and whether its use renews it
+Found = tuple[Record, dict[str, Any]]  # with its data
 _NO_TEXT = "the keys of a dict are strings"
 
 
@@ -63,7 +63,10 @@ class SessionManager:
 
     def is_saved(self, session: Session) -> bool:
         """Whether ``save`` has nothing to do, as after most requests."""
-        return not (session.modified or session._touched or session._renews)
+        if session.modified or session._touched:
+            return False
+        record = session._record
+        return record is None or self._renewed(record, self._clock()) == record.expires
 
     async def save(self, session: Session) -> None:
         """Make all intents of a request come true, in one commit.
@@ -110,12 +113,10 @@ class SessionManager:
         """A record that the store has found, unless it is over or damaged."""
         if record is None:
             return None
-        now = self._clock()
-        expires = self._expiry.renewed(record.created, record.expires, now)
-        if expires <= now:
+        if self._expiry.is_over(record.created, self._clock()):
             return None
         try:
-            return record, _decode(record.data), expires != record.expires
+            return record, _decode(record.data)
         except (ValueError, RecursionError) as error:
             logger.warning("Ignored a session whose data is damaged: %s", error)
             return None
@@ -153,7 +154,7 @@ class SessionManager:
             if not session._rotate and data == before.data and session._owner == before.owner:
                 await self._renew(session, session_id, key, before, now)
                 return
-            expires = self._expiry.renewed(before.created, before.expires, now)
+            expires = self._renewed(before, now)
             after = Record(data, before.created, expires, before.version + 1, session._owner)
             move_to = None
             if session._rotate:
@@ -172,7 +173,7 @@ class SessionManager:
         self, session: Session, session_id: str, key: str, record: Record, now: float
     ) -> None:
         """Put off the expiry. A store that can't do that now will be asked again."""
-        expires = self._expiry.renewed(record.created, record.expires, now)
+        expires = self._renewed(record, now)
         if expires == record.expires:
             return
         try:
@@ -180,6 +181,9 @@ class SessionManager:
                 self._has_saved(session, session_id, key, replace(record, expires=expires))
         except StoreUnavailable as error:
             logger.warning("Could not renew a session: %s", error)
+
+    def _renewed(self, record: Record, now: float) -> float:
+        return self._expiry.renewed(record.created, record.expires, now)
 
     def _has_saved(self, session: Session, session_id: str, key: str, record: Record) -> None:
         """Note what the store now holds, and whether the browser must hear of it."""
@@ -196,7 +200,7 @@ class SessionManager:
             session._id = session._key = session._record = None
             session._lost = True
             return
-        record, theirs, _ = latest
+        record, theirs = latest
         removed, changed = _changes(session)
         dict.clear(session)
         dict.update(session, theirs)
@@ -253,8 +257,15 @@ def _as_plain(value: object) -> str | int | float:
     raise TypeError(f"JSON has no {type(value).__name__}")
 
 
-_dump = msgspec.json.Encoder(enc_hook=_as_plain).encode
+_encode_into = msgspec.json.Encoder(enc_hook=_as_plain).encode_into
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+def _dump(value: object) -> bytes:
+    """JSON in exactly as much memory as it needs, since a store may keep it."""
+    buffer = bytearray()
+    _encode_into(value, buffer)
+    return bytes(buffer)
 
 
 def _try_dump(value: object) -> bytes | None:

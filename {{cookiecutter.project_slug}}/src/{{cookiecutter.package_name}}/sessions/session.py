@@ -52,7 +52,6 @@ class Session(StarletteSession):
     _cookie = CookieChange.NONE
     _cookie_sent = False  # the response has started: no other cookie can follow
     _closed = False  # no change is accepted any more
-    _renews = False  # its use puts off its expiry
     # Keys that were set or removed, or whose dict or list was handed out and may change unnoticed.
     _touched: set[str] | None = None
     _lost = False  # nothing is saved any more: it was ended elsewhere, or for nothing
@@ -60,13 +59,11 @@ class Session(StarletteSession):
     _failure: str | None = None  # why the store could not save it when the response started
 
     @classmethod
-    def stored(
-        cls, session_id: str, key: str, record: Record, data: dict[str, Any], renews: bool
-    ) -> Self:
+    def stored(cls, session_id: str, key: str, record: Record, data: dict[str, Any]) -> Self:
         """The session that the store keeps under ``key``."""
         session = cls(data)
         session._id, session._key = session_id, key
-        session._record, session._owner, session._renews = record, record.owner, renews
+        session._record, session._owner = record, record.owner
         return session
 
     @classmethod
@@ -214,10 +211,9 @@ class Session(StarletteSession):
 
     def _change(self, key: str) -> None:
         """Note that a key is about to change."""
-        self.mark_accessed()
-        if self._closed:
-            raise SessionClosed.by(repr(key))
-        self.modified = True
+        if self._closed or self._error is not None:
+            self._require_open(repr(key))
+        self.accessed = self.modified = True
         self._touch(key)
 
     def _touch(self, key: str) -> None:

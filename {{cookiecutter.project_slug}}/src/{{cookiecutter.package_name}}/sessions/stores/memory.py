@@ -16,6 +16,7 @@ from ..store import Record
 logger = logging.getLogger(__name__)
 
 _STEP = 100  # records swept before requests get their turn
+_PART = 50_000  # keys in one set: to grow or to free a larger one takes too long at once
 
 
 class MemoryStore:
@@ -32,7 +33,7 @@ class MemoryStore:
         self._clock = clock
         self._records: OrderedDict[str, Record] = OrderedDict()
         self._owned: dict[str, str | set[str]] = {}  # most own one key: a set of its own is big
-        self._by_minute: dict[int, set[str]] = {}
+        self._by_minute: dict[int, list[set[str]]] = {}
         self._minutes: list[int] = []  # the keys of _by_minute, as a heap
         self._warned = False
 
@@ -75,11 +76,14 @@ class MemoryStore:
         this_minute = _minute(self._clock())
         removed = 0
         while self._minutes and self._minutes[0] < this_minute and removed < limit:
-            if keys := self._by_minute[self._minutes[0]]:
-                self._remove(keys.pop())  # the set's first key would be found ever more slowly
+            parts = self._by_minute[self._minutes[0]]
+            if parts[-1]:
+                self._remove(parts[-1].pop())  # a set's first key would be found ever more slowly
                 removed += 1
                 if removed % _STEP == 0:
                     await asyncio.sleep(0)
+            elif len(parts) > 1:
+                parts.pop()
             else:
                 del self._by_minute[heapq.heappop(self._minutes)]
         return removed
@@ -109,13 +113,17 @@ class MemoryStore:
                 self._owned[record.owner] = {keys, key}
         minute = _minute(record.expires)
         if minute not in self._by_minute:
-            self._by_minute[minute] = set()
+            self._by_minute[minute] = [set()]
             heapq.heappush(self._minutes, minute)
-        self._by_minute[minute].add(key)
+        parts = self._by_minute[minute]
+        if len(parts[-1]) == _PART:
+            parts.append(set())
+        parts[-1].add(key)
 
     def _remove(self, key: str) -> None:
         record = self._records.pop(key)
-        self._by_minute[_minute(record.expires)].discard(key)
+        for part in self._by_minute[_minute(record.expires)]:
+            part.discard(key)
         if record.owner is not None:
             keys = self._owned[record.owner]
             if isinstance(keys, set) and len(keys) > 1:
