@@ -244,7 +244,7 @@ def _django_engine(place: Place) -> type[Any]:
         return type("FileSessions", (file.SessionStore,), {"_storage_path": str(place.folder)})
     if place.store in ("sqlite", "postgresql"):
         _open_django_database(place)
-        return db.SessionStore  # type: ignore[no-any-return]
+        return db.SessionStore  # type: ignore[no-any-return]  # untyped here
     backend = (
         RedisCache(place.url, {})
         if place.store == "cache"

@@ -48,7 +48,7 @@ def ours(place: Place) -> ASGIApp:
         _migrate(place.project, toml)
     app = create_app(place.project, toml)
     app.router.routes[:0] = routes(login=_login)
-    return app  # type: ignore[no-any-return]
+    return app  # type: ignore[no-any-return]  # untyped here
 
 
 def create_app(project: Path, toml: str, **options: Any) -> Any:
