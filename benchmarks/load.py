@@ -51,9 +51,12 @@ async def _load(port: int, path: str, cookie: str, connections: int, seconds: fl
     request = f"GET {path} HTTP/1.1\r\n{headers}\r\n".encode()
     loop = asyncio.get_running_loop()
     until = time.perf_counter() + seconds
-    clients = [_Connection(request, until) for _ in range(connections)]
-    for client in clients:
-        await loop.create_connection(lambda client=client: client, "127.0.0.1", port)  # type: ignore[misc]  # of a lambda
+    clients = []
+    for _ in range(connections):
+        _, client = await loop.create_connection(
+            lambda: _Connection(request, until), "127.0.0.1", port
+        )
+        clients.append(client)
     await asyncio.gather(*[client.done for client in clients])
     times = [taken for client in clients for taken in client.times]
     return Load(len(times) / seconds, statistics.quantiles(times, n=100)[98])

@@ -244,7 +244,8 @@ def _django_engine(place: Place) -> type[Any]:
         return type("FileSessions", (file.SessionStore,), {"_storage_path": str(place.folder)})
     if place.store in ("sqlite", "postgresql"):
         _open_django_database(place)
-        return db.SessionStore  # type: ignore[no-any-return]  # untyped here
+        in_database: type[Any] = db.SessionStore
+        return in_database
     backend = (
         RedisCache(place.url, {})
         if place.store == "cache"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cookiecutter.main import cookiecutter
+from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp
@@ -48,15 +49,16 @@ def ours(place: Place) -> ASGIApp:
         _migrate(place.project, toml)
     app = create_app(place.project, toml)
     app.router.routes[:0] = routes(login=_login)
-    return app  # type: ignore[no-any-return]  # untyped here
+    return app
 
 
-def create_app(project: Path, toml: str, **options: Any) -> Any:
+def create_app(project: Path, toml: str, **options: Any) -> Starlette:
     """``create_app`` of the project's own, for a configuration."""
     if str(project / "src") not in sys.path:
         sys.path.insert(0, str(project / "src"))
     config = importlib.import_module(f"{PACKAGE}.config").ProjectConfig.from_toml(toml)
-    return importlib.import_module(f"{PACKAGE}.app").create_app(config, **options)
+    app: Starlette = importlib.import_module(f"{PACKAGE}.app").create_app(config, **options)
+    return app
 
 
 def to_toml(place: Place) -> str:

@@ -19,7 +19,7 @@ from my_app.sessions.stores.cache import CacheStore, open_client
 
 from .conftest import Clock
 from .contract import HOUR, new_key
-from .test_server_faults import Valkey, valkey_server  # noqa: F401 -- a fixture
+from .test_server_faults import Valkey, valkey_server  # noqa: F401 -- pytest finds it
 from .test_sessions import Site, puts
 
 

@@ -367,6 +367,7 @@ async def test_a_sweep_spares_what_is_touched_at_that_moment(
             sweeping = asyncio.create_task(store.delete_expired())
             async with asyncio.timeout(4):
                 # The server tells nobody that a statement waits.
+                # The server tells nobody who waits for a lock: it must be asked again.
                 while not await watcher.fetch("SELECT 1 FROM pg_locks WHERE NOT granted"):  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
         assert await sweeping == 0

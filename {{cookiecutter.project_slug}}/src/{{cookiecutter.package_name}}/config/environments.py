@@ -44,7 +44,8 @@ def new_environment(environment: str, store: str, place: str | None) -> str:
     if store in PLACES and place is not None:
         places[PLACES[store]] = place
     _refuse_unusable(store, places, environment_file(environment))
-    jinja = Environment(autoescape=False, trim_blocks=True, lstrip_blocks=True)  # noqa: S701  TOML
+    # TOML, where HTML's escapes would be wrong.
+    jinja = Environment(autoescape=False, trim_blocks=True, lstrip_blocks=True)  # noqa: S701
     source = (files(__package__) / "environment.toml.jinja").read_text("utf-8")
     return jinja.from_string(source).render(
         environment=environment,
