@@ -394,8 +394,9 @@ class PostgreSQL:
             with self._engine.sync_engine.connect() as connection:
                 return work(connection)
 
+        patience = self._patience if self._turns.locked() else None  # a timer is 3 us
         try:
-            async with asyncio.timeout(self._patience):
+            async with asyncio.timeout(patience):
                 await self._turns.acquire()
         except TimeoutError:
             raise StoreUnavailable(
