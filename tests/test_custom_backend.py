@@ -85,11 +85,12 @@ def test_the_store_is_as_clean_as_the_project(project: Path) -> None:
 
 
 @needs_memcached
-def test_the_store_keeps_the_contract(project: Path, port: int) -> None:
-    command = (PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_memcached.py")
+def test_the_projects_tests_pass_and_the_contract_with_them(project: Path, port: int) -> None:
     with memcached(port):
-        printed = run(project, *command)
-    assert re.search(r"^\d+ passed in ", printed, re.MULTILINE), printed
+        printed = run(project, PYTHON, "-m", "pytest", "-v", "-p", "no:cacheprovider")
+    assert re.search(r"^=+ \d+ passed in ", printed, re.MULTILINE), printed
+    promises = (project / "tests" / "contract.py").read_text().count("async def test_")
+    assert printed.count("::TestMemcached::") >= promises
 
 
 @needs_memcached
@@ -108,6 +109,16 @@ def test_a_memcached_that_went_away_means_503_until_it_is_back(project: Path, po
             assert not is_signed_in(client)  # it keeps nothing on disk
             client.post("/sign-in", data={"name": "ada"})
             assert is_signed_in(client)
+
+
+@needs_memcached
+def test_a_memcached_that_hangs_means_503_and_signs_nobody_out(project: Path, port: int) -> None:
+    with memcached(port) as server, serving(project) as client:
+        client.post("/sign-in", data={"name": "ada"})
+        server.send_signal(signal.SIGSTOP)
+        assert client.get("/").status_code == 503
+        server.send_signal(signal.SIGCONT)
+        assert is_signed_in(client)
 
 
 @needs_memcached
