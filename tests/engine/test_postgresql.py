@@ -216,19 +216,18 @@ class TestManyKeys:
         assert await store.delete(*keys, new_key(), keys[0]) == 1200
         assert await store.delete(*keys) == 0
 
-    async def test_a_deadlock_is_got_over(
-        self, server: PostgreSQL, store: DatabaseStore, record: Record
-    ) -> None:
-        await server.set("deadlock_timeout", "2s")
+    async def test_a_deadlock_is_got_over(self, server: PostgreSQL, record: Record) -> None:
+        await server.set("deadlock_timeout", "3s")
         first, second = new_key(), new_key()
-        await store.create(first, record)
-        await store.create(second, record)
-        mine = ("SET LOCAL deadlock_timeout = '1min'", lock(second))
-        async with transaction(server, *mine) as other:
-            deletion = asyncio.create_task(store.delete(first, second))
-            await until(lambda: are_waiting(server, 1))
-            await other.execute(lock(first))  # and now each waits for the other
-        assert await deletion == 2
+        async with opened(f"{server.url}?command_timeout=30") as store:
+            await store.create(first, record)
+            await store.create(second, record)
+            mine = ("SET LOCAL deadlock_timeout = '1min'", lock(second))
+            async with transaction(server, *mine) as other:
+                deletion = asyncio.create_task(store.delete(first, second))
+                await until(lambda: are_waiting(server, 1))
+                await other.execute(lock(first))  # and now each waits for the other
+            assert await deletion == 2
 
 
 class TestSweepsAtOnce:
