@@ -264,6 +264,7 @@ class SQLite:
         self._engine = sa.create_engine(
             url.set(drivername="sqlite", query={}),
             isolation_level="AUTOCOMMIT",
+            hide_parameters=True,  # a traceback would show the data of sessions
             poolclass=sa.NullPool,  # the connections below are kept, at no cost for each use
             connect_args={"timeout": timeout},
         )
@@ -356,6 +357,7 @@ class PostgreSQL:
         self._engine = create_async_engine(
             url.set(drivername="postgresql+asyncpg", query={}),
             isolation_level="AUTOCOMMIT",
+            hide_parameters=True,  # a traceback would show the data of sessions
             pool_reset_on_return=None,
             pool_size=pool_size or CONNECTIONS,
             max_overflow=0,  # what overflows is closed after each use: that costs more than waiting
