@@ -29,7 +29,7 @@ from ..sessions import SessionStore, StoreNotReady, StoreUnavailable
 from ..sessions.stores import describe_store, open_store
 from .common import WrongUsage, command_name, environment_option
 
-GRACE = 7  # seconds for the requests that are under way at SIGTERM: Docker kills after ten
+GRACE = 7  # seconds for requests under way at SIGTERM: Docker kills after ten, closing takes some
 
 
 @click.command()
@@ -41,12 +41,12 @@ GRACE = 7  # seconds for the requests that are under way at SIGTERM: Docker kill
 def run(environment: str | None, host: str, port: int, workers: int, reload: bool) -> None:
     """Serve the app.
 
-    SIGTERM and Ctrl+C stop it: it takes no more requests, and those under way have seven seconds.
+    SIGTERM and Ctrl+C stop it: it takes no more requests, and gives those under way seven seconds.
     """
     import uvicorn
 
-    # Done when it is told to stop: also as a container's first process, which no signal ends that
-    # it does not handle, and after uvicorn's shutdown, which raises the signal again.
+    # Status 0 for an end that was asked for: uvicorn raises the signal again when it has shut down.
+    # And a container's first process is not ended by a signal that it does not handle.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     environment = environment or current_environment()
     sources, config = _load(environment)
