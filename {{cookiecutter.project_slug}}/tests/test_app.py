@@ -116,19 +116,30 @@ def test_sessions_survive_a_restart(config: ProjectConfig) -> None:
         assert expected in after.get("/").text
 
 
-def test_health_follows_the_store(client: TestClient) -> None:
-    assert client.get("/healthz").json() == {"status": "ok"}
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+def test_it_is_live_and_ready(client: TestClient, path: str) -> None:
+    assert client.get(path).json() == {"status": "ok"}
 
 
 def test_a_custom_store_wins_over_the_configuration() -> None:
+    class Another(MemoryStore):
+        pass
+
+    app = create_app(ProjectConfig(), session_store=Another())
+    with TestClient(app, base_url="https://testserver") as client:
+        assert "Another" in client.get("/").text
+
+
+def test_while_its_store_is_down_it_is_live_but_not_ready() -> None:
     class Down(MemoryStore):
         async def ping(self) -> None:
             raise StoreUnavailable("down")
 
     app = create_app(ProjectConfig(), session_store=Down())
     with TestClient(app, base_url="https://testserver") as client:
-        assert "Down" in client.get("/").text
-        assert client.get("/healthz").status_code == 503
+        assert client.get("/healthz").status_code == 200
+        not_ready = client.get("/readyz")
+    assert (not_ready.status_code, not_ready.headers["retry-after"]) == (503, "5")
 
 
 def test_memory_outside_debug_warns(caplog: pytest.LogCaptureFixture) -> None:
