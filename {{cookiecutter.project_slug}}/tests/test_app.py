@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.datastructures import Headers
 from starlette.testclient import TestClient
 
+from {{cookiecutter.package_name}} import pages
 from {{cookiecutter.package_name}}.app import create_app
 from {{cookiecutter.package_name}}.config import (
     CacheStoreConfig,
@@ -102,6 +104,43 @@ def test_a_form_without_a_name_changes_nothing(client: TestClient, path: str) ->
         client.post(path, data=form)
     client.post(path, files={"name": b"a file"})
     assert "id" not in client.cookies
+
+
+def test_no_form_is_taken_from_another_site(client: TestClient) -> None:
+    forms = [route.path for route in pages.routes if "POST" in (route.methods or ())]
+    for path in forms:
+        refused = client.post(path, data={"name": "a"}, headers={"sec-fetch-site": "cross-site"})
+        assert refused.status_code == 403
+        assert "id" not in client.cookies
+
+
+@pytest.mark.parametrize(
+    ("headers", "is_refused"),
+    [
+        ({"sec-fetch-site": "same-origin"}, False),
+        ({"sec-fetch-site": "none"}, False),
+        ({"sec-fetch-site": "same-site"}, True),  # another subdomain, or another port
+        ({"sec-fetch-site": "cross-site", "origin": "https://host"}, True),
+        ({"sec-fetch-site": "same-origin", "origin": "null"}, False),
+        ({"origin": "https://host"}, False),
+        ({"origin": "https://host:8443"}, True),
+        ({"origin": "https://other.host"}, True),
+        ({"origin": "https://host.evil"}, True),
+        ({"origin": "null"}, True),
+        ({"origin": ""}, True),
+        ({}, False),  # curl
+    ],
+)
+def test_a_browser_tells_where_a_form_is_from(headers: dict[str, str], is_refused: bool) -> None:
+    assert pages.is_from_elsewhere(Headers({"host": "host", **headers})) == is_refused
+
+
+def test_a_page_is_neither_kept_nor_framed(client: TestClient) -> None:
+    client.post("/sign-in", data={"name": "ada"})
+    for path in ("/",):
+        headers = client.get(path).headers
+        assert headers["cache-control"] == "no-store"
+        assert "frame-ancestors 'none'" in headers["content-security-policy"]
 
 
 def test_sessions_survive_a_restart(config: ProjectConfig) -> None:

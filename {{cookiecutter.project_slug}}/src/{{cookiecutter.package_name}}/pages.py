@@ -2,23 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from functools import wraps
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader
+from starlette.datastructures import Headers
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.templating import Jinja2Templates
 
 from .sessions import Session
 
-MAX_NAME = 80  # characters
+MAX_FIELD = 80  # characters of a submitted text
+
+# Private: or the Back button shows it after a sign-out. Unframed: or another site may lay its own
+# page over a button.
+PRIVATE = {"Cache-Control": "no-store", "Content-Security-Policy": "frame-ancestors 'none'"}
+
+Handler = Callable[[Request], Awaitable[Response]]
 
 
 def open_templates(*, reload: bool) -> Jinja2Templates:
     """The HTML templates; with ``reload``, a change to one shows without a restart."""
     loader = FileSystemLoader(Path(__file__).parent / "templates")
     return Jinja2Templates(env=Environment(loader=loader, autoescape=True, auto_reload=reload))
+
+
+def is_from_elsewhere(headers: Headers) -> bool:
+    """Whether a browser says that a page of another origin sent this request.
+
+    Other clients say nothing, and have no visitor's cookie to abuse (OWASP CSRF Prevention Cheat
+    Sheet, "Fetch Metadata", with its fallback for browsers before 2023 and sites without TLS).
+    """
+    if site := headers.get("sec-fetch-site"):
+        return site not in ("same-origin", "none")
+    origin = headers.get("origin")
+    return origin is not None and origin.partition("://")[2] != headers.get("host")
+
+
+def own_forms_only(handler: Handler) -> Handler:
+    """Refuse what the form of another site sent (CSRF), whatever ``same_site`` is."""
+
+    @wraps(handler)
+    async def guarded(request: Request) -> Response:
+        if is_from_elsewhere(request.headers):
+            return PlainTextResponse("Refused: another site sent this form.\n", 403)
+        return await handler(request)
+
+    return guarded
 
 
 async def home(request: Request) -> Response:
@@ -31,30 +64,33 @@ async def home(request: Request) -> Response:
         request,
         "home.html",
         {"session": session, "store": request.app.state.session_store},
-        headers={"Cache-Control": "no-store"},  # or the Back button shows it after a sign-out
+        headers=PRIVATE,
     )
 
 
+@own_forms_only
 async def remember_name(request: Request) -> Response:
-    if name := await _submitted_name(request):
+    if name := await _read_field(request, "name"):
         request.session["name"] = name
-    return _back_home()
+    return _go_to("/")
 
 
+@own_forms_only
 async def sign_in(request: Request) -> Response:
     """What your own sign-in has to do, once it has checked the password."""
-    if name := await _submitted_name(request):
+    if name := await _read_field(request, "name"):
         session = Session.of(request)
         if session.owner not in (None, name):
             session.flush()  # nothing of one user's is left for the next
         session.rotate_id()
         session.owner = name
-    return _back_home()
+    return _go_to("/")
 
 
+@own_forms_only
 async def sign_out(request: Request) -> Response:
     Session.of(request).flush()
-    return _back_home()
+    return _go_to("/")
 
 
 routes = [
@@ -65,11 +101,12 @@ routes = [
 ]
 
 
-async def _submitted_name(request: Request) -> str:
+async def _read_field(request: Request, name: str) -> str:
+    """A text of the submitted form; "" if there is none."""
     async with request.form() as form:
-        name = form.get("name")
-        return name.strip()[:MAX_NAME] if isinstance(name, str) else ""
+        text = form.get(name)
+        return text.strip()[:MAX_FIELD] if isinstance(text, str) else ""
 
 
-def _back_home() -> Response:
-    return RedirectResponse("/", status_code=303)
+def _go_to(path: str) -> Response:
+    return RedirectResponse(path, status_code=303)
