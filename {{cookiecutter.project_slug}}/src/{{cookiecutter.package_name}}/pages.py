@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from functools import wraps
 from pathlib import Path
 
@@ -13,9 +14,32 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.templating import Jinja2Templates
 
-from .sessions import Session
+from .sessions import OwnedSession, Session
 
 MAX_FIELD = 80  # characters of a submitted text
+MAX_DEVICES = 1000  # are read at most
+SHOWN_DEVICES = 50  # until all are asked for
+
+# By what browsers send. Most claim to be others as well: the first one found is right.
+BROWSERS = {
+    "Edg": "Edge",
+    "OPR/": "Opera",
+    "SamsungBrowser/": "Samsung Internet",
+    "Firefox/": "Firefox",
+    "FxiOS/": "Firefox",
+    "Chrome/": "Chrome",
+    "CriOS/": "Chrome",
+    "Safari/": "Safari",
+}
+PLATFORMS = {
+    "Android": "Android",
+    "iPhone": "iPhone",
+    "iPad": "iPad",
+    "CrOS": "ChromeOS",
+    "Windows": "Windows",
+    "Macintosh": "macOS",
+    "Linux": "Linux",
+}
 
 # Private: or the Back button shows it after a sign-out. Unframed: or another site may lay its own
 # page over a button.
@@ -93,11 +117,71 @@ async def sign_out(request: Request) -> Response:
     return _go_to("/")
 
 
+async def devices(request: Request) -> Response:
+    """Where the user is signed in: this session, and the others by when they were last seen."""
+    session = Session.of(request)
+    if session.owner is None:
+        return _go_to("/")
+    found = await session.list_owned(limit=MAX_DEVICES)
+    others = sorted((each for each in found if not each.is_current), key=last_seen, reverse=True)
+    templates: Jinja2Templates = request.app.state.templates
+    return templates.TemplateResponse(
+        request,
+        "devices.html",
+        {
+            "owner": session.owner,
+            "current": next((each for each in found if each.is_current), None),
+            "others": others,
+            "shown": others if "all" in request.query_params else others[:SHOWN_DEVICES],
+            "has_more": len(found) == MAX_DEVICES,
+            "signed_out": session.pop("signed_out", None),
+            "browser_name": browser_name,
+            "last_seen": last_seen,
+        },
+        headers=PRIVATE,
+    )
+
+
+@own_forms_only
+async def sign_out_device(request: Request) -> Response:
+    session = Session.of(request)
+    if session.owner is not None:
+        key = await _read_field(request, "key")
+        session["signed_out"] = await session.delete_owned(key)
+    return _go_to("/devices")
+
+
+@own_forms_only
+async def sign_out_others(request: Request) -> Response:
+    session = Session.of(request)
+    if session.owner is not None:
+        session["signed_out"] = await session.delete_others()
+    return _go_to("/devices")
+
+
+def browser_name(user_agent: str | None) -> str:
+    """A browser and its platform, such as "Firefox on Linux", or else what it calls itself."""
+    sent = "".join(filter(str.isprintable, user_agent or "")).strip()
+    browser, platform = (
+        next((name for mark, name in names.items() if mark in sent), "")
+        for names in (BROWSERS, PLATFORMS)
+    )
+    return f"{browser} on {platform}" if browser and platform else sent or "Unknown browser"
+
+
+def last_seen(device: OwnedSession) -> datetime:
+    """When it was there for sure: not every visit is noted, but each sign-in."""
+    return max(device.signed_in_at, device.last_seen_at or device.signed_in_at)
+
+
 routes = [
     Route("/", home),
     Route("/name", remember_name, methods=["POST"]),
     Route("/sign-in", sign_in, methods=["POST"]),
     Route("/sign-out", sign_out, methods=["POST"]),
+    Route("/devices", devices),
+    Route("/devices/sign-out", sign_out_device, methods=["POST"]),
+    Route("/devices/sign-out-others", sign_out_others, methods=["POST"]),
 ]
 
 
