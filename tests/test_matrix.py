@@ -40,7 +40,8 @@ FILES = {
             *("config/environment.toml.jinja", "config/environments.py", "config/messages.py"),
             *("config/mistakes.py", "config/model.py", "config/questions.json"),
             *("config/sources.py", "config/values.py"),
-            *("templates/base.html", "templates/home.html", "static/style.css"),
+            *("templates/base.html", "templates/devices.html", "templates/home.html"),
+            *("templates/time.html", "static/style.css"),
             *(
                 "migrations/__init__.py",
                 "migrations/env.py",
