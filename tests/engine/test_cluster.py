@@ -199,11 +199,9 @@ class TestFailover:
             for slot in (0, 8000, 16383):
                 dead = group.server_of(slot)
                 dead.kill()
-                await until(lambda slot=slot, dead=dead: group.server_of(slot) is not dead)
+                await group.fails_over(slot, dead)
                 dead.start()
-                await until(
-                    lambda: (group.nodes[0].tell("CLUSTER INFO") or {}).get("cluster_state") == "ok"
-                )
+                await until(group.is_whole)
             await recovered(mortal, record)
             assert await thief.sees() == {}
             assert await visitor.sees() == {"a": 1}
