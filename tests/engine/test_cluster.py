@@ -401,12 +401,9 @@ async def test_a_cluster_that_may_lose_writes_is_named_so(
 def test_each_event_loop_has_connections_of_its_own(lasting: Group, record: Record) -> None:
     store = CacheStore(lasting.uri, prefix=f"p{new_key()}")
     key = new_key()
-
-    async def last() -> None:
-        assert await store.delete(key) == 1
-        await store.aclose()
-
     assert asyncio.run(store.create(key, record))
     assert asyncio.run(store.load(key)) == record
-    asyncio.run(last())
+    assert asyncio.run(store.delete(key)) == 1
+    asyncio.run(store.aclose())
+    del store
     gc.collect()  # what closed loops have left open: a warning

@@ -317,14 +317,11 @@ class TestSentinels:
         store = CacheStore(sentinel, prefix=f"test-{new_key()}")
         key, now = new_key(), time.time()
         record = Record(b"{}", now, now + 60)
-
-        async def last() -> None:
-            assert await store.delete(key) == 1
-            await store.aclose()
-
         assert asyncio.run(store.create(key, record))
         assert asyncio.run(store.load(key)) == record
-        asyncio.run(last())
+        assert asyncio.run(store.delete(key)) == 1
+        asyncio.run(store.aclose())
+        del store
         gc.collect()  # what closed loops have left open: a warning
 
     async def test_a_group_that_may_lose_writes_is_named_so(

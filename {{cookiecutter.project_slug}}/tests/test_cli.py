@@ -89,8 +89,8 @@ def test_a_migration_needs_a_database() -> None:
 @pytest.mark.parametrize(
     ("store", "says"),
     [
-        ('type = "cache"\nuri = "nosql://:s3cret@h"', "allowed schemes: redis, rediss, unix, "),
-        ('type = "cache"\nuri = "redis://:s3cret@h:port"', "Port could not be cast"),
+        ('type = "cache"\nuri = "nosql://:s3cret@h"', "allowed schemes: redis, redis+cluster, "),
+        ('type = "cache"\nuri = "redis://:s3cret@h:port"', "port of h: allowed: a number"),
     ],
 )
 def test_a_wrong_uri_is_refused_without_its_password(store: str, says: str) -> None:

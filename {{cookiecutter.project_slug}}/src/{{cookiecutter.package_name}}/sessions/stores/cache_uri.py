@@ -185,13 +185,14 @@ def _file(text: str) -> str:
 
 Option = tuple[Callable[[str], Any], str]  # reads a value, and says what it may be
 
-_NAME = "letters, digits and . _ : -"
+_NAME = "letters, digits and . _ : -"  # nothing that a pattern or a hash tag is made of
+_name = _matching(r"[A-Za-z0-9._:-]+")
 _OPTIONS: dict[str, Option] = {
     "socket_timeout": (_seconds, "seconds to wait for an answer, above 0"),
     "socket_connect_timeout": (_seconds, "seconds to wait for a connection, above 0"),
     "max_connections": (_positive, "connections to each server, 1 to 9999"),
-    "client_name": (_matching(r"[\w.:-]+"), _NAME),
-    "prefix": (_matching(r"[A-Za-z0-9_.:-]+"), _NAME),
+    "client_name": (_name, _NAME),
+    "prefix": (_name, _NAME),
 }
 _OPTIONS_OF: dict[str, dict[str, Option]] = {
     "unix": {"db": (lambda text: _read_db(text, "unix"), "a number from 0")},

@@ -38,6 +38,7 @@ class Cluster:
         self._known = set(seeds)
         self._nodes: dict[Address, Batches] = {}
         self._map: list[Address | None] = [None] * SLOTS
+        self.version = ""  # another one after slots have moved
         self._reading: asyncio.Task[None] | None = None
         self._read_after = 0.0
         self._fault: Exception | None = None  # why the map could not be read
@@ -79,11 +80,6 @@ class Cluster:
         if self._fault is not None:
             raise self._fault
         return [self._node(address) for address in dict.fromkeys(self._map) if address]
-
-    @property
-    def version(self) -> str:
-        """Another one after slots have moved."""
-        return hashlib.sha256(repr(self._map).encode()).hexdigest()[:16]
 
     async def aclose(self) -> None:
         """Wait for what is under way, and disconnect."""
@@ -133,6 +129,7 @@ class Cluster:
     def _take(self, ranges: Ranges) -> None:
         self._map = [None] * SLOTS
         self._known = set(self._seeds)
+        self.version = hashlib.sha256(repr(sorted(ranges)).encode()).hexdigest()[:16]
         for first, last, nodes in ranges:
             self._map[first : last + 1] = [nodes[0]] * (last + 1 - first)
             self._known.update(nodes)
