@@ -20,7 +20,7 @@ from my_app.sessions.stores.cache_uri import CONNECTIONS
 
 from . import servers
 from .conftest import Clock
-from .contract import ADA, HOUR, new_key
+from .contract import ADA, HOUR, new_key, scan_all
 from .test_sentinel import (
     PATIENCE,
     TIMEOUT,
@@ -379,11 +379,7 @@ def reads(group: Group) -> int:
 async def test_a_scan_goes_through_all_nodes(store: CacheStore, record: Record) -> None:
     keys = {new_key() for _ in range(300)}
     await asyncio.gather(*(store.create(key, record) for key in keys))
-    found, cursor = await store.scan(limit=20)
-    while cursor:
-        page, cursor = await store.scan(cursor, limit=20)
-        found += page
-    assert {key for key, _ in found} == keys
+    assert {key for key, _ in await scan_all(store, limit=20)} == keys
 
 
 async def test_a_cluster_that_may_lose_writes_is_named_so(

@@ -23,6 +23,7 @@ from starlette.websockets import WebSocket
 
 from {{cookiecutter.package_name}}.sessions import (
     OwnedSession,
+    Record,
     Session,
     SessionClosed,
     SessionDataError,
@@ -33,8 +34,10 @@ from {{cookiecutter.package_name}}.sessions import (
     hash_owner,
 )
 from {{cookiecutter.package_name}}.sessions.stores.memory import MemoryStore
+from {{cookiecutter.package_name}}.sessions.sweeper import sweep_forever
 
 from .conftest import Clock
+from .contract import scan_all
 
 Act = Callable[[Session], Any]
 HOUR, DAY = 3600, 86400
@@ -551,7 +554,7 @@ class TestOwners:
             await ada.does(puts(cart=[1]))
             await ada.does(self.signs_in("ada@example.com"))
             await ada.does(lambda session: session.rotate_id())
-            found, _ = await store.scan()
+            found = await scan_all(store)
             assert b"ada@" not in b"".join(record.to_bytes() for _, record in found)
             assert (await ada.does(lambda session: session.owner)).json() == "ada@example.com"
             assert await ada.sees() == {"cart": [1]}
@@ -639,11 +642,61 @@ class TestOwners:
             async with site.visitor() as visitor:
                 visitor.client.headers["user-agent"] = "Browser/7"
                 await visitor.does(puts(a=1))
-                assert b"Browser/7" not in (await store.scan())[0][-1][1].data
+                assert b"Browser/7" not in (await scan_all(store))[-1][1].data
                 await visitor.does(self.signs_in("ada"))
                 [(_, record)] = await store.list_owned(hash_owner("ada"))
                 assert record.data.count(b"Browser/7") == noted
                 await visitor.does(lambda session: session.flush())
+
+
+class TestEvents:
+    """What the log tells of sessions."""
+
+    async def test_what_happens_to_a_session_is_logged_without_its_id_data_or_owner(
+        self, site: Site, clock: Clock, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level("INFO")
+        async with site.visitor("A" * 43) as visitor, site.visitor() as other:
+            ids = [visitor.id]
+            for act in (
+                puts(word="s3cret"),
+                TestOwners.signs_in("ada"),
+                lambda session: session.update(word="s3cret2"),
+                lambda session: session.flush(),
+            ):
+                await visitor.does(act)
+                ids.append(visitor.id)
+            await visitor.does(TestOwners.signs_in("ada"))
+            await other.does(TestOwners.signs_in("ada"))
+            await other.does(lambda session: session.delete_others())
+        records = [record for record in caplog.records if record.name.endswith("sessions.events")]
+        assert [record.getMessage() for record in records] == [
+            "session.refused",
+            "session.created",
+            "session.rotated",
+            "session.revoked count=1",
+            "session.created",
+            "session.created",
+            "session.revoked count=1",
+        ]
+        told = "".join(str(vars(record)) for record in caplog.records)
+        assert records[3].__dict__["event"] == "session.revoked"
+        assert records[3].__dict__["count"] == 1
+        for secret in ("s3cret", "ada", *filter(None, ids)):
+            assert secret not in told
+
+    async def test_what_is_swept_is_logged(
+        self, clock: Clock, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level("INFO")
+        store = MemoryStore(clock=clock)
+        for key in ("a" * 64, "b" * 64):
+            await store.create(key, Record(b"{}", clock(), clock() + 1))
+        clock.advance(HOUR)
+        sweeper = asyncio.create_task(sweep_forever(store))
+        await asyncio.sleep(0.01)
+        sweeper.cancel()
+        assert "session.expired count=2" in caplog.messages
 
 
 class TestFaults:

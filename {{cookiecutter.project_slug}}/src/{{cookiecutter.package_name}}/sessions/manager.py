@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
+from .events import log_event
 from .expiry import Expiry
 from .ids import hash_id, is_key, new_id
 from .owners import OwnedData, OwnedSession, hash_owner, open_owner, seal_owner
@@ -59,7 +60,10 @@ class SessionManager:
         except StoreUnavailable as error:
             return self.new_session.unusable(error)
         session = self._open(session_id, key, record)
-        return self.new_session() if session is None else session
+        if session is None:
+            log_event("session.refused")
+            return self.new_session()
+        return session
 
     def is_saved(self, session: Session) -> bool:
         """Whether ``save`` has nothing to do, as after most requests."""
@@ -93,6 +97,7 @@ class SessionManager:
         if session._ended is not None:  # last: if anything failed above, the old session is there
             await self._store.delete(session._ended)
             session._ended = None
+            log_event("session.revoked", count=1)
 
     def find_unsaved(self, session: Session) -> str:
         """The names of the changes that were never saved; "" if there are none."""
@@ -128,12 +133,16 @@ class SessionManager:
         """See ``Session.delete_owned``."""
         owner = _owner(session)
         others = [key for key in keys if is_key(key) and key != session._key]
-        return await self._store.delete(*others, owner=owner) if owner and others else 0
+        if owner is None or not others:
+            return 0
+        return _revoked(await self._store.delete(*others, owner=owner))
 
     async def delete_others(self, session: Session) -> int:
         """See ``Session.delete_others``."""
         owner = _owner(session)
-        return await self._store.delete_owned(owner, except_key=session._key) if owner else 0
+        if owner is None:
+            return 0
+        return _revoked(await self._store.delete_owned(owner, except_key=session._key))
 
     def _describe(self, session: Session, key: str, record: Record) -> OwnedSession:
         try:
@@ -186,6 +195,7 @@ class SessionManager:
             record = Record(self._encode(session, session_id), now, expires, 1, _owner(session))
             if await self._store.create(key, record):
                 self._has_saved(session, session_id, key, record)
+                log_event("session.created")
                 return
         raise SessionError("the store has records under ids that were never given out")
 
@@ -217,6 +227,8 @@ class SessionManager:
                 move_to is not None and await self._store.load(move_to) is not None
             ):
                 self._has_saved(session, session_id, move_to or key, after)
+                if move_to is not None:
+                    log_event("session.rotated")
                 return
             self._rebase(session, self._open(old_id, key, await self._store.load(key)))
         raise StoreUnavailable(f"{_MAX_TRIES} others saved the session first, one after another")
@@ -305,6 +317,12 @@ def _content(session: Session, session_id: str) -> dict[str, Any] | OwnedData:
     assert session._signed_in is not None
     sealed = seal_owner(session._owner, session_id)
     return OwnedData(session, sealed, session._signed_in, session._user_agent)
+
+
+def _revoked(count: int) -> int:
+    if count:
+        log_event("session.revoked", count=count)
+    return count
 
 
 def _utc(time: float) -> datetime:

@@ -13,6 +13,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .cookie import SessionCookie
+from .events import log_event
 from .expiry import Expiry
 from .manager import SessionManager
 from .session import CookieChange, Session, SessionClosed
@@ -96,7 +97,7 @@ class SessionMiddleware:
             reason = str(error) if isinstance(error, StoreUnavailable) else session._failure
             if reason is None or session._cookie_sent:
                 raise
-            logger.error("Session store unavailable: %s", reason)
+            log_event("session.store_unavailable", level=logging.ERROR, reason=reason)
             await _answer_unavailable(scope, receive, send)
             return
         if session.accessed and (lost := self._sessions.find_unsaved(session)):

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from msgspec import Struct
 
+from .events import log_event
 from .ids import hash_id
 from .store import CorruptRecord, SessionStore
 
@@ -52,7 +53,10 @@ async def delete_owned(
         StoreUnavailable: the store can't do it now.
     """
     except_key = None if except_id is None else hash_id(except_id)
-    return await store.delete_owned(hash_owner(user_id), except_key=except_key)
+    count = await store.delete_owned(hash_owner(user_id), except_key=except_key)
+    if count:
+        log_event("session.revoked", count=count)
+    return count
 
 
 def seal_owner(user_id: str, session_id: str) -> str:
