@@ -81,6 +81,7 @@ class TestReading:
             ("redis+sentinel://h/app/x", "database: allowed: "),
             ("unix:///run/x?db=x", "db: allowed: a number from 0"),
             ("unix://?db=0", "path: missing; allowed: unix:///PATH?db=DATABASE"),
+            ("unix://run/x.sock", "path: missing; allowed: unix:///PATH?db=DATABASE, with three"),
             ("redis+cluster://h/1", "database: allowed: 0, since a Cluster has no other"),
             ("redis://h?socket_timeot=1", "socket_timeot: unknown option; allowed: socket_"),
             ("redis://h?ssl_certfile=x", "ssl_certfile: unknown option"),

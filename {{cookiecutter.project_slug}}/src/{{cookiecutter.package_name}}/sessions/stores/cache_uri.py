@@ -71,24 +71,26 @@ def parse_cache_uri(uri: str) -> CacheURI:
     addresses: tuple[Address, ...] = ()
     if kind == "unix":
         path, db = slash + path, ""
-        if not path.strip("/"):
-            raise ValueError(f"path: missing; allowed: {FORMS[kind]}")
+        if hosts or not path.strip("/"):
+            raise ValueError(f"path: missing; allowed: {FORMS[kind]}, with three slashes")
     else:
         addresses = _read_hosts(hosts, kind)
         path, db = _read_path(path, kind)
     options = _read_options(query, kind, is_tls)
     user, _, password = login.partition(":")
     return CacheURI(
-        kind,
-        addresses,
-        unquote(path),
-        is_tls,
-        {
+        kind=kind,
+        addresses=addresses,
+        path=unquote(path),
+        is_tls=is_tls,
+        login={
             "username": unquote(user) or None,
             "password": unquote(password) or None,
-            "db": options.pop("db", None) or _read_db(db, kind),
+            "db": options.pop("db", 0) or _read_db(db, kind),
         },
-        {name: options.pop(f"sentinel_{name}", None) for name in ("username", "password")},
+        sentinel_login={
+            name: options.pop(f"sentinel_{name}", None) for name in ("username", "password")
+        },
         connections=options.pop("max_connections", CONNECTIONS),
         prefix=options.pop("prefix", None),
         options={"socket_timeout": TIMEOUT, "socket_connect_timeout": TIMEOUT, **options},

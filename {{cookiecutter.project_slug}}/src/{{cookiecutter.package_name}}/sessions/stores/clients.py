@@ -17,6 +17,7 @@ from redis.exceptions import (
     MovedError,
     RedisError,
 )
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from .batches import Batches
 from .cache_uri import Address, CacheURI
@@ -53,7 +54,7 @@ def explain(error: Exception, uri: CacheURI) -> str:
     """What went wrong, and what to look at in the URI."""
     text = str(error).strip().rstrip(".") or "no answer in time"
     is_of_cluster = isinstance(error, (ClusterError, ClusterCrossSlotError, MovedError))
-    is_late = isinstance(error, TimeoutError) or "imeout" in text
+    is_late = isinstance(error, (TimeoutError, RedisTimeoutError))
     is_closed = "reset by peer" in text or "closed by server" in text
     if isinstance(error, MasterNotFoundError):
         return text
@@ -83,8 +84,8 @@ class _Sentinels:
         self._uri = uri
         tls = {name: value for name, value in uri.options.items() if name.startswith("ssl_")}
         no_retry = Retry(NoBackoff(), retries=0)
-        self._options = {"ssl": uri.is_tls, "retry": no_retry, **tls, **uri.sentinel_login}
-        self._options["decode_responses"] = True
+        options = {"ssl": uri.is_tls, "retry": no_retry, "decode_responses": True}
+        self._options = {**options, **tls, **uri.sentinel_login}
         # One that does not answer leaves time for the others, and for the server itself.
         self._timeout = uri.options["socket_connect_timeout"] / (len(uri.addresses) + 1)
 
