@@ -26,7 +26,7 @@ from redis.exceptions import NoScriptError, RedisError
 from ..store import CorruptRecord, Record, StoreUnavailable, pack_expires
 from .batches import Argument, Batches
 from .cache_uri import parse_cache_uri
-from .clients import connect, explain
+from .clients import NODE_OF_CLUSTER, connect, explain
 
 logger = logging.getLogger(__name__)
 
@@ -224,6 +224,10 @@ class CacheStore:
     async def ping(self) -> None:
         nodes = await self._primaries()
         await asyncio.gather(*(self._ask(node, "PING") for node in nodes))
+        if not self._is_cluster:  # where it would only show when a key is of another node
+            about = await nodes[0].send("INFO", "cluster")
+            if isinstance(about, bytes) and b"cluster_enabled:1" in about:
+                raise StoreUnavailable(f"cache: {NODE_OF_CLUSTER}")
 
     async def find_risks(self) -> list[str]:
         """Which settings of the servers may cost sessions, a line each."""

@@ -23,6 +23,8 @@ from .batches import Batches
 from .cache_uri import Address, CacheURI
 from .cluster import Cluster
 
+NODE_OF_CLUSTER = "the server is a node of a Cluster: its scheme is redis+cluster"
+
 
 def connect(uri: CacheURI) -> Batches | Cluster:
     """The server, the primary that sentinels name, or the Cluster. Nothing connects yet."""
@@ -61,7 +63,7 @@ def explain(error: Exception, uri: CacheURI) -> str:
     if isinstance(error, AuthenticationError):
         return "the user or the password is wrong, or missing"
     if (is_of_cluster or "in cluster mode" in text) and uri.kind != "cluster":
-        return "the server is a node of a Cluster: its scheme is redis+cluster"
+        return NODE_OF_CLUSTER
     if "cluster support disabled" in text:
         return "the server is not in cluster mode: its scheme is redis"
     if "unknown command 'SENTINEL'" in text:
