@@ -46,7 +46,7 @@ def config(place: tuple[str, str]) -> ProjectConfig:
             store = MemoryStoreConfig()
         case "file", path:
             store = FileStoreConfig(path=path)
-        case "cache", uri:
+        case "cache" | "sentinel" | "cluster", uri:
             store = CacheStoreConfig(uri=uri)
         case _, url:
             session = SessionConfig(store=DatabaseStoreConfig())
