@@ -107,6 +107,23 @@ class TestRoundTrips:
         assert len(await admin.client_list()) - 1 <= CONNECTIONS
 
 
+async def test_of_two_that_write_one_session_in_step_both_get_on(store: CacheStore) -> None:
+    """Without a pause, one always comes second in the batch, and is refused a second time."""
+    saved, end = {"one": 0, "other": 0}, time.monotonic() + 1
+
+    async def write(name: str) -> None:
+        async with site.visitor(visitor.id) as again:
+            while time.monotonic() < end:
+                await again.does(puts(**{name: saved[name]}))
+                saved[name] += 1
+
+    site = Site(store, Clock())
+    async with site.visitor() as visitor:
+        await visitor.does(puts(a=1))
+        await asyncio.gather(*map(write, saved))
+    assert min(saved.values()) > max(saved.values()) / 10
+
+
 class TestFaults:
     async def test_one_bad_key_is_nothing_to_the_others(
         self, store: CacheStore, admin: Any, record: Record

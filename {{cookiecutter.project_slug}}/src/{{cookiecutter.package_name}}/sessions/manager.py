@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import random
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -23,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 _MAX_DEPTH = 100  # levels: JSON is read recursively, wherever the stack is by then
 _MAX_TRIES = 1000  # each that fails means that another one succeeded
+_PAUSE = 0.005  # seconds at most between them, once two go in step and one always comes second
 _MAX_USER_AGENT = 400  # characters: what follows tells no more
 _NO_TEXT = "the keys of a dict are strings"
 
@@ -205,7 +208,7 @@ class SessionManager:
         """Compare and swap. On a conflict, apply the request's own changes to the newer record."""
         if session._rotate:
             self._require_unsent_cookie(session)
-        for _ in range(_MAX_TRIES):
+        for tried in range(_MAX_TRIES):
             before, old_id, key = session._record, session._id, session._key
             if before is None or old_id is None or key is None:
                 return
@@ -232,6 +235,8 @@ class SessionManager:
                 if move_to is not None:
                     log_event("session.rotated")
                 return
+            if tried:
+                await asyncio.sleep(random.uniform(0, _PAUSE))  # noqa: S311 # no secret
             self._rebase(session, self._open(old_id, key, await self._store.load(key)))
         raise StoreUnavailable(f"{_MAX_TRIES} others saved the session first, one after another")
 
