@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import time
@@ -10,14 +11,14 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, ViewportSize, expect
 from pytest_cookies.plugin import Cookies
 
 from .browser import open_chromium
 from .conftest import KINDS
 from .test_running import servers, serving
 
-HOSTILE_NAMES = [
+HOSTILE_TEXTS = [
     "<script>document.title = 'owned'</script>",
     '"><img src=x onerror="document.title = \'owned\'">',
     "</title></label></h1><h1>Ada",
@@ -25,11 +26,20 @@ HOSTILE_NAMES = [
     "\u202egnp.exe \u2066ada",
     "&lt;b&gt; &amp; 'quotes' \"too\"",
 ]
+FIREFOX = "Mozilla/5.0 (X11; Linux x86_64; rv:150.0) Gecko/20100101 Firefox/150.0"
+IPHONE = (
+    "Mozilla/5.0 (iPhone; CPU iPhone OS 18_5 like Mac OS X) AppleWebKit/605.1.15"
+    " (KHTML, like Gecko) Version/18.5 Mobile/15E148 Safari/604.1"
+)
+SMALL: ViewportSize = {"width": 320, "height": 568}  # the narrowest phone: WCAG 2.2, 1.4.10
+HERE = re.compile("Where you.re signed in")
+FORMS = ["/name", "/sign-in", "/sign-out", "/devices/sign-out", "/devices/sign-out-others"]
 ELSEWHERE = "http://elsewhere.test/"  # the tests answer for it themselves
 
 # What no store has a part in.
 on_one_store = pytest.mark.parametrize("project", ["memory"], indirect=True)
 
+USERS = itertools.count()
 OpenBrowser = Callable[..., BrowserContext]
 
 
@@ -97,6 +107,12 @@ def open_browser(chromium: Browser) -> Iterator[OpenBrowser]:
 
 
 @pytest.fixture
+def ada() -> str:
+    """A user who is signed in nowhere yet."""
+    return f"ada-{next(USERS)}@example.org"
+
+
+@pytest.fixture
 def page(app: str, open_browser: OpenBrowser) -> Page:
     """The home page, in a browser that was never there."""
     return visit(open_browser(app))
@@ -124,6 +140,17 @@ def sign_in(page: Page, user: str) -> None:
 def sign_out(page: Page) -> None:
     page.get_by_role("button", name="Sign out").click()
     expect(account(page)).to_have_text("Sign in")
+
+
+def see_devices(page: Page) -> None:
+    page.goto("/")
+    page.get_by_role("link", name=HERE).click()
+    expect(greeting(page)).to_have_text(HERE)
+
+
+def others(page: Page) -> Locator:
+    """The other devices that the page lists."""
+    return page.get_by_role("listitem")
 
 
 def greeting(page: Page) -> Locator:
@@ -182,12 +209,12 @@ def test_the_cookie_follows_the_configuration(project: Path, open_browser: OpenB
         assert page.evaluate("document.cookie") == f"visit={cookie['value']}"
 
 
-def test_back_after_signing_out_shows_nothing_private(page: Page) -> None:
+def test_back_after_signing_out_shows_nothing_private(page: Page, ada: str) -> None:
     say_name(page, "Ada")
-    sign_in(page, "ada@example.org")
+    sign_in(page, ada)
     go_away(page)
     go_back(page)
-    expect(account(page)).to_have_text("Signed in as ada@example.org")
+    expect(account(page)).to_have_text(f"Signed in as {ada}")
     sign_out(page)
     assert page.context.cookies() == []
     assert page.evaluate("navigation.canGoBack")
@@ -199,21 +226,21 @@ def test_back_after_signing_out_shows_nothing_private(page: Page) -> None:
 
 # pages.sign_out has to send Clear-Site-Data: "cache" (ASVS 5, 14.3.1).
 @pytest.mark.xfail(reason="Chromium keeps the page that signing in led to", strict=False)
-def test_back_after_signing_out_in_another_tab_shows_nothing_private(page: Page) -> None:
-    sign_in(page, "ada")
+def test_back_after_signing_out_in_another_tab_shows_nothing_private(page: Page, ada: str) -> None:
+    sign_in(page, ada)
     go_away(page)
     sign_out(visit(page.context))
     go_back(page)
     is_unknown(page)
 
 
-def test_a_second_tab_shares_the_session(page: Page) -> None:
+def test_a_second_tab_shares_the_session(page: Page, ada: str) -> None:
     say_name(page, "Ada")
     second = visit(page.context)
     expect(greeting(second)).to_have_text("Hello, Ada")
-    sign_in(second, "ada")
+    sign_in(second, ada)
     page.reload()
-    expect(account(page)).to_have_text("Signed in as ada")
+    expect(account(page)).to_have_text(f"Signed in as {ada}")
     sign_out(page)
     second.reload()
     is_unknown(second)
@@ -228,6 +255,45 @@ def test_two_browsers_are_two_sessions(app: str, open_browser: OpenBrowser) -> N
     sign_out(hers)
     his.reload()
     expect(account(his)).to_have_text("Signed in as bob")
+
+
+def test_one_browser_signs_another_out(app: str, open_browser: OpenBrowser, ada: str) -> None:
+    laptop = visit(open_browser(app, user_agent=FIREFOX))
+    phone = visit(open_browser(app, user_agent=IPHONE))
+    stranger = visit(open_browser(app))
+    sign_in(laptop, ada)
+    sign_in(phone, ada)
+    sign_in(stranger, "bob")
+
+    see_devices(laptop)
+    expect(laptop.get_by_role("region", name="This device")).to_contain_text("Firefox on Linux")
+    expect(others(laptop)).to_have_count(1)
+    expect(others(laptop)).to_contain_text("Safari on iPhone")
+    see_devices(phone)
+    expect(others(phone)).to_contain_text("Firefox on Linux")
+
+    others(laptop).get_by_role("button", name="Sign out Safari on iPhone").click()
+    expect(laptop.get_by_role("status")).to_have_text("Signed out of 1 other device.")
+    expect(others(laptop)).to_have_count(0)
+    phone.reload()
+    is_unknown(phone)
+    stranger.reload()
+    expect(account(stranger)).to_have_text("Signed in as bob")
+
+
+def test_one_browser_signs_all_others_out(app: str, open_browser: OpenBrowser, ada: str) -> None:
+    here, *elsewhere = [visit(open_browser(app)) for _ in range(3)]
+    for page in (here, *elsewhere):
+        sign_in(page, ada)
+    see_devices(here)
+    expect(others(here)).to_have_count(2)
+    here.get_by_role("button", name="Sign out everywhere else").click()
+    expect(others(here)).to_have_count(0)
+    for page in elsewhere:
+        page.reload()
+        is_unknown(page)
+    here.goto("/")
+    expect(account(here)).to_have_text(f"Signed in as {ada}")
 
 
 @on_one_store
@@ -255,11 +321,11 @@ def test_an_id_that_the_server_did_not_give_out_is_not_adopted(page: Page, app: 
 def test_an_idle_session_ends_in_the_browser_and_on_the_server(
     project: Path, open_browser: OpenBrowser
 ) -> None:
-    with configured(project, 'expiry = "1s"') as app:
+    with configured(project, 'expiry = "2s"') as app:
         page = visit(open_browser(app))
         say_name(page, "Ada")
         (cookie,) = page.context.cookies()
-        page.wait_for_timeout(1_100)
+        page.wait_for_timeout(2_100)
         assert page.context.cookies() == []
         page.context.add_cookies([{"name": "id", "value": cookie["value"], "url": app}])
         page.reload()
@@ -267,22 +333,31 @@ def test_an_idle_session_ends_in_the_browser_and_on_the_server(
 
 
 @on_one_store
-@pytest.mark.parametrize("name", HOSTILE_NAMES)
-def test_a_hostile_name_is_text(page: Page, name: str) -> None:
+@pytest.mark.parametrize("text", HOSTILE_TEXTS)
+def test_hostile_text_is_shown_as_text(app: str, open_browser: OpenBrowser, text: str) -> None:
+    # Browsers send the characters of a header, and what Python makes of others.
+    elsewhere = open_browser(app, user_agent=text.encode().decode("latin-1"))
+    sign_in(visit(elsewhere), text)
+    page = visit(open_browser(app, viewport=SMALL))
     title = page.title()
-    say_name(page, name)
-    expect(page.get_by_role("textbox", name="Change your name")).to_have_value(name)
-    sign_in(page, name)
+    say_name(page, text)
+    expect(page.get_by_role("textbox", name="Change your name")).to_have_value(text)
+    sign_in(page, text)
     assert page.title() == title
+    fits(page)
+    see_devices(page)
+    expect(others(page)).to_have_count(1)
+    fits(page)
     assert page.locator("main :is(script, img, b)").count() == 0
 
 
 @on_one_store
-def test_the_keyboard_is_enough(page: Page) -> None:
+def test_the_keyboard_is_enough(app: str, page: Page, open_browser: OpenBrowser, ada: str) -> None:
     def press(*keys: str) -> None:
         for key in keys:
             page.keyboard.press(key)
 
+    sign_in(visit(open_browser(app)), ada)
     press("Tab")
     expect(page.get_by_role("link", name="My App")).to_be_focused()
     press("Tab")
@@ -292,50 +367,64 @@ def test_the_keyboard_is_enough(page: Page) -> None:
     expect(greeting(page)).to_have_text("Hello, Ada")
     press("Tab", "Tab", "Tab", "Tab")
     expect(page.get_by_role("textbox", name="User name")).to_be_focused()
-    page.keyboard.type("ada")
+    page.keyboard.type(ada)
     press("Tab")
     expect(page.get_by_role("button", name="Sign in")).to_be_focused()
     press("Space")
-    expect(account(page)).to_have_text("Signed in as ada")
-    press("Tab", "Tab", "Tab", "Tab", "Enter")
-    is_unknown(page)
+    expect(account(page)).to_have_text(f"Signed in as {ada}")
+    press("Tab", "Tab", "Tab", "Tab")
+    expect(page.get_by_role("button", name="Sign out")).to_be_focused()
+    press("Tab", "Enter")
+    expect(others(page)).to_have_count(1)
+    press("Tab", "Tab")
+    expect(page.get_by_role("button", name="Sign out everywhere else")).to_be_focused()
+    press("Tab")
+    expect(others(page).get_by_role("button")).to_be_focused()
+    press("Enter")
+    expect(others(page)).to_have_count(0)
 
 
 @on_one_store
-def test_another_site_neither_sees_nor_uses_the_session(page: Page, app: str) -> None:
-    def arrive(control: str) -> None:
-        """Come to the app from a page of another site."""
-        html = f'<form action="{app}/sign-out" method="post"><button>post</button></form>'
-        html += f'<a href="{app}">link</a>'
-        page.route(
-            f"{ELSEWHERE}**", lambda route: route.fulfill(body=html, content_type="text/html")
-        )
+def test_another_site_neither_sees_nor_changes_the_session(app: str, chromium: Browser) -> None:
+    forms = "".join(
+        f'<form action="{app}{path}" method="post"><button name="name">{path}</button></form>'
+        for path in FORMS
+    )
+    elsewhere = f'<!doctype html><a href="{app}">link</a>{forms}'
+    with chromium.new_context(base_url=app) as browser:
+        page = visit(browser)
+        sign_in(page, "ada")
+        page.route(ELSEWHERE, lambda route: route.fulfill(body=elsewhere, content_type="text/html"))
         page.goto(ELSEWHERE)
-        page.get_by_text(control).click()
-        page.wait_for_url(f"{app}/")
-
-    sign_in(page, "ada")
-    arrive("link")
-    is_unknown(page)
-    arrive("post")
-    page.goto(app)
-    expect(account(page)).to_have_text("Signed in as ada")
+        page.get_by_role("link").click()
+        is_unknown(page)  # as same_site = "strict" has it
+        for path in FORMS:
+            page.goto(ELSEWHERE)
+            with page.expect_navigation(url=f"{app}{path}") as navigation:
+                page.get_by_role("button", name=path, exact=True).click()
+            assert navigation.value.status == 403
+        page.goto(app)
+        expect(account(page)).to_have_text("Signed in as ada")
 
 
 @on_one_store
 def test_nothing_is_cut_off_on_a_small_phone(app: str, open_browser: OpenBrowser) -> None:
-    page = visit(open_browser(app, viewport={"width": 320, "height": 568}))
+    page = visit(open_browser(app, viewport=SMALL))
     fits(page)
     say_name(page, "A" * 80)
-    sign_in(page, "B" * 80)
+    for user in ("B" * 80, "B" * 80):
+        sign_in(visit(open_browser(app, user_agent="x" * 500)), user)
+    sign_in(page, user)
+    fits(page)
+    see_devices(page)
     fits(page)
 
 
 def fits(page: Page) -> None:
     """Nothing goes beyond the sides, and there is nothing to scroll to there."""
-    width = page.viewport_size["width"] if page.viewport_size else 0
+    width = SMALL["width"]
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    for control in page.locator("a, button, input, dd, h1, h2, li").all():
+    for control in page.locator("a, button, input, dd, h1, h2, h3, p, li").all():
         if box := control.bounding_box():
             assert box["x"] >= 0, control
             assert box["x"] + box["width"] <= width, control
