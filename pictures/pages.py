@@ -71,7 +71,7 @@ def _shoot(page: Page, path: str) -> bytes:
 
 
 def _compose(chromium: Browser, images: list[bytes]) -> bytes:
-    page = chromium.new_page(device_scale_factor=1.5)
+    page = chromium.new_page(device_scale_factor=1.25)
     tags = [
         f'<img class="{kind}" src="data:image/png;base64,{base64.b64encode(image).decode()}">'
         for kind, image in zip(["desktop", "phone"] * len(PATHS), images, strict=True)

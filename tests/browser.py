@@ -7,68 +7,70 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import ExitStack, contextmanager
 
-from playwright.sync_api import Browser, Playwright, sync_playwright
+from playwright.sync_api import Browser, sync_playwright
 
 NAMES = ("chromium", "google-chrome", "google-chrome-stable", "chromium-browser")
-MISSING = "no Chromium: make test installs one if it can; by hand: apt-get install chromium"
+# Of Debian; the library is one that Playwright itself needs.
+PACKAGES = ("chromium", "libatomic1")
+ADVICE = f"make test installs it where it can; by hand: apt-get install {' '.join(PACKAGES)}"
+
+
+class NoChromiumError(Exception):
+    """There is none that starts. The message has one line."""
 
 
 @contextmanager
 def open_chromium() -> Iterator[Browser]:
-    """A running Chromium.
+    """A running Chromium: the machine's own, else a build of Playwright's.
 
     Raises:
-        FileNotFoundError: none is installed.
+        NoChromiumError: what is missing, and how to get it.
     """
-    with sync_playwright() as playwright:
-        path = _find_on_path() or _find_playwrights(playwright)
-        if path is None:
-            raise FileNotFoundError(MISSING)
-        # Playwright turns off that pages are kept for the Back button; people have it on.
-        unlike_people = ["--disable-back-forward-cache"]
-        with playwright.chromium.launch(
-            executable_path=path, ignore_default_args=unlike_people
-        ) as browser:
-            yield browser
+    with ExitStack() as stack:
+        try:
+            playwright = stack.enter_context(sync_playwright())
+            browser = playwright.chromium.launch(
+                executable_path=next(filter(None, map(shutil.which, NAMES)), None),
+                # Pages are kept for the Back button, as people have it.
+                ignore_default_args=["--disable-back-forward-cache"],
+            )
+        except Exception as error:  # of Playwright's, whatever kept it from starting
+            reason = str(error).partition("\n")[0]
+            raise NoChromiumError(f"Chromium does not start: {ADVICE} ({reason})") from error
+        yield stack.enter_context(browser)
 
 
 def install() -> None:
     """Install Chromium, unless there is one: Debian's as root, else a build of Playwright's.
 
-    A machine where neither can be had is no error here: the tests say what is missing.
+    Where neither can be had, the tests say what is missing.
     """
-    if _is_installed():
-        return
-    if os.geteuid() == 0 and shutil.which("apt-get"):
-        _run("apt-get", "--quiet=2", "update")
-        _run("apt-get", "--quiet=2", "install", "--yes", "--no-install-recommends", "chromium")
-    if not _is_installed():
+    if os.geteuid() == 0 and shutil.which("apt-get") and not _starts():
+        _run("apt-get", "update")
+        _run("apt-get", "install", "--yes", "--no-install-recommends", *PACKAGES)
+    if not _starts():
         _run(sys.executable, "-m", "playwright", "install", "chromium")
 
 
-def _is_installed() -> bool:
-    if _find_on_path():
-        return True
-    with sync_playwright() as playwright:
-        return _find_playwrights(playwright) is not None
-
-
-def _find_on_path() -> str | None:
-    return next(filter(None, map(shutil.which, NAMES)), None)
-
-
-def _find_playwrights(playwright: Playwright) -> str | None:
-    path = playwright.chromium.executable_path
-    return path if Path(path).exists() else None
+def _starts() -> bool:
+    try:
+        with open_chromium():
+            return True
+    except NoChromiumError:
+        return False
 
 
 def _run(*command: str) -> None:
     print("No Chromium yet:", *command, flush=True)
-    quietly = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    subprocess.run(command, env=quietly, stdin=subprocess.DEVNULL, check=False)
+    subprocess.run(
+        command,
+        env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        check=False,
+    )
 
 
 if __name__ == "__main__":
