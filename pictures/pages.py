@@ -11,7 +11,7 @@ from cookiecutter.main import cookiecutter
 from playwright.sync_api import Browser, Page
 
 from tests.browser import open_chromium
-from tests.test_running import serving
+from tests.conftest import serving
 
 ANSWERS = {"project_name": "My Shop", "package_name": "my_app", "session_store": "file"}
 USER = "ada@example.org"
@@ -29,7 +29,7 @@ OTHER = {
     "user_agent": "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36"
     " (KHTML, like Gecko) Chrome/150.0.0.0 Safari/537.36",
 }
-PATHS = ["/"]  # TODO: "/devices"
+PATHS = ["/", "/devices"]
 FRAME = """\
 <!doctype html>
 <style>
