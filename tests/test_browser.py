@@ -11,7 +11,15 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, ViewportSize, expect
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Locator,
+    Page,
+    ViewportSize,
+    expect,
+)
 from pytest_cookies.plugin import Cookies
 
 from .browser import NoChromiumError, open_chromium
@@ -90,13 +98,18 @@ def configured(project: Path, *lines: str) -> Iterator[str]:
 def open_browser(chromium: Browser) -> Iterator[OpenBrowser]:
     """Open another browser, with cookies of its own. Each complaint of one is an error."""
     complaints: list[str] = []
+
+    def hear(said: ConsoleMessage) -> None:
+        if said.type in ("error", "warning"):
+            complaints.append(said.text)
+
     with ExitStack() as stack:
 
         def open_browser(app: str, **options: object) -> BrowserContext:
             context = chromium.new_context(base_url=app, **options)  # type: ignore[arg-type]
             stack.callback(context.close)
             context.set_default_timeout(10_000)
-            context.on("console", lambda said: complaints.append(f"{said.type}: {said.text}"))
+            context.on("console", hear)
             context.on("weberror", lambda raised: complaints.append(str(raised.error)))
             context.on("dialog", lambda dialog: complaints.append(f"dialog: {dialog.message}"))
             return context
