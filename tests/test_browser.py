@@ -237,8 +237,6 @@ def test_back_after_signing_out_shows_nothing_private(page: Page, ada: str) -> N
 
 
 @on_one_store
-# pages.sign_out has to send Clear-Site-Data: "cache" (ASVS 5, 14.3.1).
-@pytest.mark.xfail(reason="Chromium keeps the page that signing in led to")
 def test_back_after_signing_out_in_another_tab_shows_nothing_private(page: Page, ada: str) -> None:
     sign_in(page, ada)
     go_away(page)

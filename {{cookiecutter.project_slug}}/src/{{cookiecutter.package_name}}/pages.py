@@ -112,8 +112,11 @@ async def sign_in(request: Request) -> Response:
 
 @own_forms_only
 async def sign_out(request: Request) -> Response:
+    """And have the browser drop the pages that it keeps for the Back button (ASVS 5, 14.3.1)."""
     Session.of(request).flush()
-    return _go_to("/")
+    response = _go_to("/")
+    response.headers["Clear-Site-Data"] = '"cache"'
+    return response
 
 
 async def devices(request: Request) -> Response:
