@@ -1,0 +1,234 @@
+"""Stores of several nodes, which elect another primary when one is gone: Sentinel and Cluster."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from random import Random
+
+from redis.exceptions import RedisError
+
+from .faults import Fault
+from .network import Network
+from .servers import DURABLE, Valkey
+from .site import wait_until
+from .stores import Store
+
+PROMPT = ("--repl-diskless-sync-delay", 0)  # a replica that is asked to copy does so at once
+
+
+@contextmanager
+def sentinel(folder: Path, network: Network, random: Random) -> Iterator[Store]:
+    with Sentinels(folder, network).running(random) as store:
+        yield store
+
+
+@contextmanager
+def cluster(folder: Path, network: Network, random: Random) -> Iterator[Store]:
+    with Cluster(folder, network).running(random) as store:
+        yield store
+
+
+class Replicated(ABC):
+    """``nodes`` hold data, ``others`` watch them."""
+
+    def __init__(self, nodes: list[Valkey], others: list[Valkey]) -> None:
+        self.nodes = nodes
+        self._all = [*nodes, *others]
+
+    @property
+    @abstractmethod
+    def uri(self) -> str:
+        """What the app is told."""
+
+    @abstractmethod
+    def join(self) -> None:
+        """Start all, and make one store of them."""
+
+    @abstractmethod
+    def primaries(self) -> list[Valkey]:
+        """The nodes that take writes."""
+
+    @abstractmethod
+    def has_successor(self, node: Valkey) -> bool:
+        """Whether another one does now what this primary did."""
+
+    @abstractmethod
+    def _is_whole(self) -> bool:
+        """Whether each primary has its replicas, and all agree."""
+
+    def is_whole(self) -> bool:
+        try:
+            return self._is_whole()
+        except RedisError:  # a node is loading, or away
+            return False
+
+    @contextmanager
+    def running(self, random: Random) -> Iterator[Store]:
+        """Until the block ends."""
+        with ExitStack() as stack:
+            for node in self._all:
+                stack.callback(node.stop)
+            self.join()
+            wait_until(self.is_whole, "a store of all nodes")
+            yield Store.in_cache(self.uri, self._faults(random))
+
+    def _faults(self, random: Random) -> list[Fault]:
+        def fail_over(
+            begin: Callable[[Valkey], None], end: Callable[[Valkey], None], seconds: float
+        ) -> None:
+            node = random.choice(self.primaries())
+            begin(node)
+            try:
+                wait_until(lambda: self.has_successor(node), "a failover")
+                time.sleep(seconds)
+            finally:
+                end(node)
+
+        acts: dict[str, Callable[[float], None]] = {
+            "primary killed": partial(fail_over, Valkey.kill, Valkey.start),
+            f"primary {self.nodes[0].host.cut_name}": partial(fail_over, Valkey.cut, Valkey.mend),
+            "primary paused": partial(fail_over, Valkey.pause, Valkey.resume),
+            "store killed": self._kill_all,
+        }
+        return [Fault(kind, act, self.is_whole) for kind, act in acts.items()]
+
+    def _kill_all(self, seconds: float) -> None:
+        for node in self._all:
+            node.kill()
+        time.sleep(seconds)
+        for node in self._all:
+            node.launch()
+        for node in self._all:
+            wait_until(node.is_up, "a restart")
+
+
+class Sentinels(Replicated):
+    """A primary, two replicas, and three Sentinels."""
+
+    def __init__(self, folder: Path, network: Network) -> None:
+        nodes: list[Valkey] = []
+        for number in range(3):
+            config = f"replicaof {nodes[0].host.address} {nodes[0].port}\n" if nodes else ""
+            host, place = network.new_host(), folder / f"node{number}"
+            nodes.append(Valkey(host, place, *DURABLE, *PROMPT, config=config))
+        config = (
+            f"sentinel monitor soak {nodes[0].host.address} {nodes[0].port} 2\n"
+            "sentinel down-after-milliseconds soak 1000\n"
+            "sentinel failover-timeout soak 6000\n"
+        )
+        self._sentinels = [
+            Valkey(network.new_host(), folder / f"sentinel{number}", "--sentinel", config=config)
+            for number in range(3)
+        ]
+        super().__init__(nodes, self._sentinels)
+
+    @property
+    def uri(self) -> str:
+        return f"redis+sentinel://{','.join(each.address for each in self._sentinels)}/soak/0"
+
+    def join(self) -> None:
+        for node in self.nodes:
+            node.start()
+        wait_until(lambda: self._has_replicas(self.nodes[0]), "replicas")
+        for each in self._sentinels:  # which learn of the replicas when they start
+            each.start()
+
+    def primaries(self) -> list[Valkey]:
+        address = self._primary(self._sentinels[0])
+        return [node for node in self.nodes if node.address == address]
+
+    def has_successor(self, node: Valkey) -> bool:
+        return all(self._primary(each) != node.address for each in self._sentinels)
+
+    def _is_whole(self) -> bool:
+        agreed = len({self._primary(each) for each in self._sentinels}) == 1
+        return (
+            agreed
+            and all(map(self._knows_all, self._sentinels))
+            and self._has_replicas(self.primaries()[0])
+        )
+
+    def _primary(self, sentinel: Valkey) -> str:
+        return ":".join(sentinel.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", "soak"))
+
+    def _knows_all(self, sentinel: Valkey) -> bool:
+        told = sentinel.ask("SENTINEL", "MASTER", "soak")
+        seen = dict(zip(told[::2], told[1::2], strict=True))
+        return (seen["flags"], seen["num-slaves"], seen["num-other-sentinels"]) == (
+            *("master", "2", "2"),
+        )
+
+    def _has_replicas(self, primary: Valkey) -> bool:
+        links = [node.ask("ROLE")[3] for node in self.nodes if node is not primary]
+        return len(primary.ask("ROLE")[2]) == 2 and links == ["connected", "connected"]
+
+
+class Cluster(Replicated):
+    """Three primaries, each with a replica."""
+
+    SLOTS = ((0, 5460), (5461, 10922), (10923, 16383))
+    OPTIONS = ("--cluster-enabled", "yes", "--cluster-node-timeout", 2000)  # milliseconds
+
+    def __init__(self, folder: Path, network: Network) -> None:
+        hosts = [network.new_host() for _ in range(6)]
+        self._bus_ports = [host.free_port() for host in hosts]
+        options = (*DURABLE, *PROMPT, *self.OPTIONS)
+        nodes = [
+            Valkey(host, folder / f"node{number}", *options, "--cluster-port", bus_port)
+            for number, (host, bus_port) in enumerate(zip(hosts, self._bus_ports, strict=True))
+        ]
+        super().__init__(nodes, [])
+
+    @property
+    def uri(self) -> str:
+        return f"redis+cluster://{','.join(node.address for node in self.nodes)}"
+
+    def join(self) -> None:
+        for node in self.nodes:
+            node.start()
+        primaries, replicas = self.nodes[:3], self.nodes[3:]
+        self._ids: dict[Valkey, str] = {node: node.ask("CLUSTER", "MYID") for node in self.nodes}
+        for node, slots in zip(primaries, self.SLOTS, strict=True):
+            node.ask("CLUSTER", "ADDSLOTSRANGE", *slots)
+        for node, bus_port in zip(self.nodes, self._bus_ports, strict=True):
+            primaries[0].ask("CLUSTER", "MEET", node.host.address, node.port, bus_port)
+        wait_until(lambda: all(len(_seen_by(node)) == 6 for node in self.nodes), "a meeting")
+        for primary, replica in zip(primaries, replicas, strict=True):
+            replica.ask("CLUSTER", "REPLICATE", self._ids[primary])
+
+    def primaries(self) -> list[Valkey]:
+        return [node for node in self.nodes if node.ask("ROLE")[0] == "master"]
+
+    def has_successor(self, node: Valkey) -> bool:
+        others = [each for each in self.nodes if each is not node]
+        return not any(_seen_by(each)[self._ids[node]].slots for each in others)
+
+    def _is_whole(self) -> bool:
+        primaries = self.primaries()
+        replicas = [node for node in self.nodes if node not in primaries]
+        return (
+            all(len(node.ask("ROLE")[2]) == 1 for node in primaries)
+            and [node.ask("ROLE")[3] for node in replicas] == ["connected"] * 3
+            and all("cluster_state:ok" in node.ask("CLUSTER", "INFO") for node in self.nodes)
+            and not any(each.is_failing for node in self.nodes for each in _seen_by(node).values())
+        )
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A node of a cluster, in the eyes of another."""
+
+    is_failing: bool
+    slots: list[str]
+
+
+def _seen_by(node: Valkey) -> dict[str, _Seen]:
+    """All that a node knows of, by their ids."""
+    lines = (line.split() for line in node.ask("CLUSTER", "NODES").splitlines())
+    return {words[0]: _Seen("fail" in words[2], words[8:]) for words in lines}

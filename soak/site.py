@@ -1,0 +1,101 @@
+"""The generated project, with the soak's pages, served by its own command."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+from benchmarks.project import PACKAGE, bake
+
+from .network import Host
+
+PAGES = Path(__file__).parent / "pages.py"
+REPOSITORY = PAGES.parent.parent
+
+
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = 30) -> None:
+    """Ask again and again.
+
+    Raises:
+        TimeoutError: it has not become true in so many seconds.
+    """
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what}: not within {seconds:.0f} s")
+        time.sleep(0.02)
+
+
+class Site:
+    """An app on a store, behind several workers."""
+
+    def __init__(self, folder: Path, toml: str, workers: int) -> None:
+        self.port = Host("127.0.0.1").free_port()
+        self._number = workers
+        self._log = folder / "site.log"
+        self._project = bake(REPOSITORY, folder)
+        package = self._project / "src" / PACKAGE
+        shutil.copy(PAGES, package / "soak.py")
+        with (package / "pages.py").open("a") as pages:
+            pages.write("\nfrom . import soak\n\nroutes += soak.routes\n")
+        (self._project / "config" / "soak.toml").write_text(toml)
+        if "[database]" in toml:
+            subprocess.run(self._command("migrate"), check=True, **self._options())
+        options = ["--port", str(self.port), "--workers", str(workers)]
+        self._process = subprocess.Popen(self._command("run", *options), **self._options())
+
+    def wait_until_ready(self) -> None:
+        """Until every worker runs and the store answers."""
+        wait_until(lambda: self.is_complete() and self._is_healthy(), f"the app ({self._log})")
+
+    def is_complete(self) -> bool:
+        """Whether every worker runs."""
+        return len(self.workers()) == self._number
+
+    def workers(self) -> list[int]:
+        """The processes that answer."""
+        pid, pids = self._process.pid, []
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            with suppress(OSError):
+                if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+                    pids.append(int(child))
+        return pids
+
+    def stop(self) -> None:
+        """As an operator would; if that does not help, as hard as can be."""
+        self._process.terminate()
+        try:
+            self._process.wait(timeout=30)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+    def _is_healthy(self) -> bool:
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=5)
+        with suppress(OSError):
+            connection.request("GET", "/healthz")
+            return connection.getresponse().status == 200
+        return False
+
+    def _command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", PACKAGE, *arguments, "--env", "soak"]
+
+    def _options(self) -> dict[str, Any]:
+        environment = os.environ | {"PYTHONPATH": str(self._project / "src")}
+        log = self._log.open("ab")
+        return {
+            "cwd": self._project,
+            "env": environment,
+            "stdout": log,
+            "stderr": log,
+            "start_new_session": True,
+        }
