@@ -156,7 +156,7 @@ class PostgreSQL(Server):
         assert spec.submodule_search_locations
         self._programs = Path(spec.submodule_search_locations[0]) / "pginstall" / "bin"
         data, port = folder / "data", host.free_port()
-        initdb = [self._programs / "initdb", "-D", data, "-U", "postgres", "-A", "trust"]
+        initdb = [str(self._programs / "initdb"), "-D", str(data), "-U", "postgres", "-A", "trust"]
         subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, **options)
         with (data / "pg_hba.conf").open("a") as rules:
             rules.write("host all all samenet trust\n")
@@ -172,5 +172,5 @@ class PostgreSQL(Server):
 
     def is_ready(self) -> bool:
         where = ["-h", self.host.address, "-p", str(self.port)]
-        ready = [self._programs / "pg_isready", "-q", *where]
-        return subprocess.run(ready, check=False).returncode == 0
+        ask = [str(self._programs / "pg_isready"), "-q", *where]
+        return subprocess.run(ask, check=False).returncode == 0

@@ -175,16 +175,8 @@ class Clients:
     def _start(self) -> subprocess.Popen[bytes]:
         name = next(self._names)
         path = self._folder / f"{name}.jsonl"
-        command = [
-            sys.executable,
-            "-m",
-            __name__,
-            str(self._port),
-            path,
-            str(name),
-            str(self._seed),
-        ]
-        return subprocess.Popen(command, cwd=REPOSITORY)
+        told = (str(self._port), str(path), str(name), str(self._seed))
+        return subprocess.Popen([sys.executable, "-m", __name__, *told], cwd=REPOSITORY)
 
 
 if __name__ == "__main__":
