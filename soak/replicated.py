@@ -135,7 +135,7 @@ class Sentinels(Replicated):
     def join(self) -> None:
         for node in self.nodes:
             node.start()
-        wait_until(lambda: self._has_replicas(self.nodes[0]), "replicas")
+        wait_until(lambda: _are_linked(self.nodes, primaries=1), "replicas")
         for each in self._sentinels:  # which learn of the replicas when they start
             each.start()
 
@@ -147,26 +147,19 @@ class Sentinels(Replicated):
         return all(self._primary(each) != node.address for each in self._sentinels)
 
     def _is_whole(self) -> bool:
-        agreed = len({self._primary(each) for each in self._sentinels}) == 1
         return (
-            agreed
+            len({self._primary(each) for each in self._sentinels}) == 1
             and all(map(self._knows_all, self._sentinels))
-            and self._has_replicas(self.primaries()[0])
+            and _are_linked(self.nodes, primaries=1)
         )
 
     def _primary(self, sentinel: Valkey) -> str:
         return ":".join(sentinel.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", "soak"))
 
     def _knows_all(self, sentinel: Valkey) -> bool:
-        told = sentinel.ask("SENTINEL", "MASTER", "soak")
-        seen = dict(zip(told[::2], told[1::2], strict=True))
-        return (seen["flags"], seen["num-slaves"], seen["num-other-sentinels"]) == (
-            *("master", "2", "2"),
-        )
-
-    def _has_replicas(self, primary: Valkey) -> bool:
-        links = [node.ask("ROLE")[3] for node in self.nodes if node is not primary]
-        return len(primary.ask("ROLE")[2]) == 2 and links == ["connected", "connected"]
+        seen = sentinel.ask("SENTINEL", "MASTER", "soak")
+        counts = (seen["num-slaves"], seen["num-other-sentinels"])
+        return seen["flags"] == "master" and counts == ("2", "2")
 
 
 class Cluster(Replicated):
@@ -210,14 +203,19 @@ class Cluster(Replicated):
         return not any(_seen_by(each)[self._ids[node]].slots for each in others)
 
     def _is_whole(self) -> bool:
-        primaries = self.primaries()
-        replicas = [node for node in self.nodes if node not in primaries]
         return (
-            all(len(node.ask("ROLE")[2]) == 1 for node in primaries)
-            and [node.ask("ROLE")[3] for node in replicas] == ["connected"] * 3
+            _are_linked(self.nodes, primaries=3)
             and all("cluster_state:ok" in node.ask("CLUSTER", "INFO") for node in self.nodes)
             and not any(each.is_failing for node in self.nodes for each in _seen_by(node).values())
         )
+
+
+def _are_linked(nodes: list[Valkey], *, primaries: int) -> bool:
+    """Whether each of so many primaries has as many replicas as the others, all connected."""
+    roles = [node.ask("ROLE") for node in nodes]
+    replicas = [len(role[2]) for role in roles if role[0] == "master"]
+    links = [role[3] for role in roles if role[0] == "slave"]
+    return replicas == [len(links) // primaries] * primaries and set(links) == {"connected"}
 
 
 @dataclass(frozen=True)
