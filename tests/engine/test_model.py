@@ -6,13 +6,13 @@ import asyncio
 import hashlib
 import json
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from copy import deepcopy
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from anyio import from_thread, to_thread
@@ -26,10 +26,12 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from my_app.sessions import Record, Session, SessionStore
+from my_app.sessions import Record, Session, SessionStore, hash_owner
 
 from .conftest import Clock
 from .test_sessions import Site, Visitor
+
+T = TypeVar("T")
 
 IDLE, ABSOLUTE = 60 * 60.0, 100 * 60.0
 INVENTED = [letter * 43 for letter in "AZ_-"]
@@ -157,7 +159,15 @@ def canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
 
 
-def by_key(sessions: Sessions) -> Sessions:
+def as_live(record: Record) -> Live:
+    """What a store holds. It knows an owner by hash, and the data then stands in a list."""
+    owner = next((owner for owner in OWNERS if hash_owner(owner) == record.owner), None)
+    content = json.loads(record.data)
+    data = content if owner is None else content[0]
+    return Live(canonical(data), owner, record.created, record.expires)
+
+
+def by_key(sessions: Mapping[str, T]) -> dict[str, T]:
     """The same, by what a store sees of an id."""
     return {hashlib.sha256(key.encode()).hexdigest(): live for key, live in sessions.items()}
 
@@ -444,7 +454,9 @@ class Sessionland(RuleBasedStateMachine):
 
     async def _log_out(self, owner: str) -> None:
         owned = {key for key, live in self.sessions.items() if live.owner == owner}
-        assert await self.store.delete_owned(owner) == len(owned)
+        listed = await self.store.list_owned(hash_owner(owner))
+        assert [key for key, _ in listed] == sorted(by_key({key: key for key in owned}))
+        assert await self.store.delete_owned(hash_owner(owner)) == len(owned)
         self.sessions = {key: live for key, live in self.sessions.items() if key not in owned}
 
     async def _stored(self) -> Sessions:
@@ -452,10 +464,7 @@ class Sessionland(RuleBasedStateMachine):
         found = {key: await self.store.load(key) for key in self.store.keys}
         stored = {key: record for key, record in found.items() if record is not None}
         self.store.keys = set(stored)
-        return {
-            key: Live(canonical(json.loads(each.data)), each.owner, each.created, each.expires)
-            for key, each in stored.items()
-        }
+        return {key: as_live(record) for key, record in stored.items()}
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from my_app.sessions.stores import open_store
 from my_app.sessions.stores.file import FileStore
 
 from .conftest import Clock
-from .contract import HOUR, new_key
+from .contract import ADA, HOUR, new_key
 from .test_sessions import Site, puts
 
 P = ParamSpec("P")
@@ -328,10 +328,10 @@ async def sign_in_or_revoke(number: int, shared: Shared, owner: str) -> list[str
 async def test_whoever_signs_in_while_the_user_is_logged_out_everywhere_can_be_so_again(
     workers: Workers, shared: Shared, store: SessionStore
 ) -> None:
-    signed_in = await workers.all(sign_in_or_revoke, shared, "ada")
-    await store.delete_owned("ada")
+    signed_in = await workers.all(sign_in_or_revoke, shared, ADA)
+    await store.delete_owned(ADA)
     left = [await store.load(key) for keys in signed_in for key in keys]
-    assert [record for record in left if record is not None and record.owner == "ada"] == []
+    assert [record for record in left if record is not None and record.owner == ADA] == []
 
 
 async def test_a_burst_of_calls_to_a_cache_waits_for_its_turn(valkey: str) -> None:
@@ -414,7 +414,7 @@ async def create_in_each(number: int, folders: list[str], record: Record) -> lis
     for folder in folders:
         store, key = FileStore(folder), "ab" + new_key()[2:]
         await meet()
-        assert await store.create(key, replace(record, owner="ada"))
+        assert await store.create(key, replace(record, owner=ADA))
         await store.aclose()
         keys.append(key)
     return keys
@@ -427,5 +427,5 @@ async def test_processes_that_make_one_new_folder_at_once_all_write_into_it(
     made = await workers.all(create_in_each, folders, record)
     for folder, *keys in zip(folders, *made, strict=True):
         store = FileStore(folder)
-        assert [await store.load(key) for key in keys] == [replace(record, owner="ada")] * 3
+        assert [await store.load(key) for key in keys] == [replace(record, owner=ADA)] * 3
         await store.aclose()

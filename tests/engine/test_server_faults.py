@@ -576,7 +576,7 @@ class TestRefused:
         url = await server.behind_password("wr0ng-s3cret")
         async with site_at(url) as site, site.visitor() as visitor:
             assert_unavailable(await visitor.does(puts(a=1)))
-        assert "Session store unavailable" in caplog.text
+        assert "session.store_unavailable" in caplog.text
         assert "password" in caplog.text
         assert "wr0ng-s3cret" not in caplog.text
 

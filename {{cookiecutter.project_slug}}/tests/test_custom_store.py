@@ -69,9 +69,12 @@ class ExampleStore:
         sql = "UPDATE sessions SET expires = ? WHERE key = ? AND expires > ? RETURNING key"
         return bool(await self._run(sql, expires, key, self._clock()))
 
-    async def delete(self, key: str) -> bool:
-        sql = "DELETE FROM sessions WHERE key = ? AND expires > ? RETURNING key"
-        return bool(await self._run(sql, key, self._clock()))
+    async def delete(self, *keys: str, owner: str | None = None) -> int:
+        # With an owner, check and delete in one step too: the session may change hands meanwhile.
+        sql = """DELETE FROM sessions
+            WHERE key = ? AND expires > ? AND (owner = ? OR ? IS NULL) RETURNING key"""
+        values = (self._clock(), owner, owner)
+        return sum([len(await self._run(sql, key, *values)) for key in keys])
 
     async def delete_expired(self, limit: int = 1000) -> int:
         # A batch, and requests get their turn. A database that forgets by itself: return 0.
@@ -79,9 +82,29 @@ class ExampleStore:
         sql = f"DELETE FROM sessions WHERE key IN ({expired}) RETURNING key"
         return len(await self._run(sql, self._clock(), limit))
 
-    async def delete_owned(self, owner: str) -> int:
-        sql = "DELETE FROM sessions WHERE owner = ? AND expires > ? RETURNING key"
-        return len(await self._run(sql, owner, self._clock()))
+    async def list_owned(
+        self, owner: str, *, after: str = "", limit: int = 100
+    ) -> list[tuple[str, Record]]:
+        # The index on owner and key makes this as cheap among millions as among ten.
+        sql = """SELECT key, data, created, expires, version, owner FROM sessions
+            WHERE owner = ? AND key > ? AND expires > ? ORDER BY key LIMIT ?"""
+        rows = await self._run(sql, owner, after, self._clock(), limit)
+        return [(key, Record(*values)) for key, *values in rows]
+
+    async def delete_owned(self, owner: str, *, except_key: str | None = None) -> int:
+        sql = """DELETE FROM sessions
+            WHERE owner = ? AND key IS NOT ? AND expires > ? RETURNING key"""
+        return len(await self._run(sql, owner, except_key, self._clock()))
+
+    async def scan(
+        self, cursor: str = "", *, limit: int = 1000
+    ) -> tuple[list[tuple[str, Record]], str]:
+        # The cursor is whatever finds the next page again: here the last key of this one.
+        sql = """SELECT key, data, created, expires, version, owner FROM sessions
+            WHERE key > ? ORDER BY key LIMIT ?"""
+        rows = await self._run(sql, cursor, limit)
+        found = [(key, Record(*values)) for key, *values in rows]
+        return found, found[-1][0] if len(found) == limit else ""
 
     async def ping(self) -> None:
         await self._run("SELECT key FROM sessions LIMIT 1")
@@ -106,6 +129,7 @@ class ExampleStore:
                 "CREATE TABLE IF NOT EXISTS sessions (key TEXT PRIMARY KEY, data BLOB,"
                 " created REAL, expires REAL, version INTEGER, owner TEXT)"
             )
+            connection.execute("CREATE INDEX IF NOT EXISTS by_owner ON sessions (owner, key)")
             self._connection = connection
         return self._connection.execute(sql, values).fetchall()
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from msgspec.structs import replace
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -21,14 +22,19 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from {{cookiecutter.package_name}}.sessions import (
+    OwnedSession,
+    Record,
     Session,
     SessionClosed,
     SessionDataError,
     SessionMiddleware,
     SessionStore,
     StoreUnavailable,
+    delete_owned,
+    hash_owner,
 )
 from {{cookiecutter.package_name}}.sessions.stores.memory import MemoryStore
+from {{cookiecutter.package_name}}.sessions.sweeper import sweep_forever
 
 from .conftest import Clock
 
@@ -520,13 +526,176 @@ class TestRefusals:
         def own(session: Session) -> None:
             session.owner = 42
             assert session.owner == "42"
-            for wrong in (True, 1.5, b"ada", object(), "a\0b", "\ud800", "x" * 256):
+            for wrong in (True, 1.5, b"ada", object(), "\ud800", "x" * 256):
                 with pytest.raises((TypeError, ValueError)):
                     session.owner = wrong  # type: ignore[assignment] # on purpose
 
         async with site.visitor() as visitor:
             await visitor.does(own)
             assert (await visitor.does(lambda session: session.owner)).json() == "42"
+
+
+class TestOwners:
+    """A user's sessions on several devices."""
+
+    @staticmethod
+    def signs_in(user_id: str) -> Act:
+        def sign_in(session: Session) -> None:
+            session.rotate_id()
+            session.owner = user_id
+
+        return sign_in
+
+    async def test_the_store_does_not_learn_whose_a_session_is(
+        self, site: Site, store: SessionStore
+    ) -> None:
+        async with site.visitor() as ada:
+            await ada.does(puts(cart=[1]))
+            await ada.does(self.signs_in("ada@example.com"))
+            await ada.does(lambda session: session.rotate_id())
+            found, _ = await store.scan()
+            assert b"ada@" not in b"".join(record.to_bytes() for _, record in found)
+            assert (await ada.does(lambda session: session.owner)).json() == "ada@example.com"
+            assert await ada.sees() == {"cart": [1]}
+
+    async def test_a_session_under_another_owner_s_name_is_none(
+        self, site: Site, store: SessionStore
+    ) -> None:
+        async with site.visitor() as ada:
+            await ada.does(self.signs_in("ada"))
+            [(key, record)] = await store.list_owned(hash_owner("ada"))
+            for version, owner in enumerate((hash_owner("bob"), None), start=2):
+                await store.update(key, replace(record, version=version, owner=owner))
+                assert (await ada.does(lambda session: session.owner)).json() is None
+
+    async def test_a_user_sees_every_device_and_signs_one_out(self, site: Site) -> None:
+        async with site.visitor() as phone, site.visitor() as laptop, site.visitor() as bob:
+            phone.client.headers["user-agent"] = "Phone/1 <b>"
+            laptop.client.headers["user-agent"] = "L" * 1000
+            for visitor, user_id in ((phone, "ada"), (laptop, "ada"), (bob, "bob")):
+                await visitor.does(self.signs_in(user_id))
+            laptop.client.headers["user-agent"] = "not the one of the sign-in"
+            seen: dict[bool, OwnedSession] = {}
+
+            async def look(session: Session) -> None:
+                session["changed"] = True
+                seen.update({each.is_current: each for each in await session.list_owned()})
+
+            await laptop.does(look)
+            assert len(seen) == 2
+            assert seen[True].user_agent == "L" * 400
+            assert seen[False].user_agent == "Phone/1 <b>"
+            assert seen[False].signed_in_at <= seen[True].signed_in_at <= datetime.now(UTC)
+            last_seen = seen[False].last_seen_at
+            assert last_seen is not None
+            assert abs(datetime.now(UTC) - last_seen) < timedelta(seconds=30)
+
+            key = seen[False].key
+            assert (await bob.does(lambda session: session.delete_owned(key))).json() == 0
+            own, junk = seen[True].key, ["../../x", "", key.upper(), "\ud800"]
+            done = await laptop.does(lambda session: session.delete_owned(own, key, *junk))
+            assert done.json() == 1
+            assert (await phone.does(lambda session: session.owner)).json() is None
+            assert (await laptop.does(lambda session: session.owner)).json() == "ada"
+
+    async def test_a_user_signs_out_everywhere_else(self, site: Site) -> None:
+        async with site.visitor() as phone, site.visitor() as laptop, site.visitor() as bob:
+            for visitor, user_id in ((phone, "ada"), (laptop, "ada"), (bob, "bob")):
+                await visitor.does(self.signs_in(user_id))
+            done = await laptop.does(lambda session: session.delete_others())
+            assert done.json() == 1
+            owners = [
+                (await visitor.does(lambda session: session.owner)).json()
+                for visitor in (phone, laptop, bob)
+            ]
+            assert owners == [None, "ada", "bob"]
+
+    async def test_nobody_has_no_other_sessions(self, site: Site) -> None:
+        async def look(session: Session) -> list[object]:
+            key = "0" * 64
+            counts = [await session.delete_others(), await session.delete_owned(key)]
+            return [*await session.list_owned(), *counts]
+
+        async with site.visitor() as visitor:
+            await visitor.does(puts(a=1))
+            assert (await visitor.does(look)).json() == [0, 0]
+
+    async def test_code_of_the_project_signs_a_user_out(
+        self, site: Site, store: SessionStore
+    ) -> None:
+        async with site.visitor() as phone, site.visitor() as laptop:
+            for visitor in (phone, laptop):
+                await visitor.does(self.signs_in("42"))
+            assert await delete_owned(store, 42, except_id=phone.id) == 1
+            assert (await phone.does(lambda session: session.owner)).json() == "42"
+            assert (await laptop.does(lambda session: session.owner)).json() is None
+            assert await delete_owned(store, 42) == 1
+
+    async def test_the_browser_is_noted_for_owners_alone_and_not_if_switched_off(
+        self, store: SessionStore, clock: Clock
+    ) -> None:
+        for site, noted in (
+            (Site(store, clock), 1),
+            (Site(store, clock, keep_user_agent=False), 0),
+        ):
+            async with site.visitor() as visitor:
+                visitor.client.headers["user-agent"] = "Browser/7"
+                await visitor.does(puts(a=1))
+                assert b"Browser/7" not in (await store.scan())[0][-1][1].data
+                await visitor.does(self.signs_in("ada"))
+                [(_, record)] = await store.list_owned(hash_owner("ada"))
+                assert record.data.count(b"Browser/7") == noted
+                await visitor.does(lambda session: session.flush())
+
+
+class TestEvents:
+    """What the log tells of sessions."""
+
+    async def test_what_happens_to_a_session_is_logged_without_its_id_data_or_owner(
+        self, site: Site, clock: Clock, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level("INFO")
+        async with site.visitor("A" * 43) as visitor, site.visitor() as other:
+            ids = [visitor.id]
+            for act in (
+                puts(word="s3cret"),
+                TestOwners.signs_in("ada"),
+                lambda session: session.update(word="s3cret2"),
+                lambda session: session.flush(),
+            ):
+                await visitor.does(act)
+                ids.append(visitor.id)
+            await visitor.does(TestOwners.signs_in("ada"))
+            await other.does(TestOwners.signs_in("ada"))
+            await other.does(lambda session: session.delete_others())
+        records = [record for record in caplog.records if record.name.endswith("sessions.events")]
+        assert [record.getMessage() for record in records] == [
+            "session.refused",
+            "session.created",
+            "session.rotated",
+            "session.revoked count=1",
+            "session.created",
+            "session.created",
+            "session.revoked count=1",
+        ]
+        told = "".join(str(vars(record)) for record in caplog.records)
+        assert records[3].__dict__["event"] == "session.revoked"
+        assert records[3].__dict__["count"] == 1
+        for secret in ("s3cret", "ada", *filter(None, ids)):
+            assert secret not in told
+
+    async def test_what_is_swept_is_logged(
+        self, clock: Clock, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level("INFO")
+        store = MemoryStore(clock=clock)
+        for key in ("a" * 64, "b" * 64):
+            await store.create(key, Record(b"{}", clock(), clock() + 1))
+        clock.advance(HOUR)
+        sweeper = asyncio.create_task(sweep_forever(store))
+        await asyncio.sleep(0.01)
+        sweeper.cancel()
+        assert "session.expired count=2" in caplog.messages
 
 
 class TestFaults:

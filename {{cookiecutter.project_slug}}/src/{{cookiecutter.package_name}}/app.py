@@ -21,6 +21,7 @@ from .migrations import migrate
 from .sessions import SessionMiddleware, SessionStore, StoreUnavailable
 from .sessions.stores import describe_store, open_store
 from .sessions.sweeper import sweep_forever
+from .sessions.telemetry import observe
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +37,11 @@ def create_app(
         ConfigError: the configuration is wrong, or its store needs a package that is missing.
     """
     config = config or ProjectConfig.load()
-    store = open_store(config) if session_store is None else session_store
     settings = config.middlewares.session
+    if session_store is None:
+        store = observe(open_store(config), settings.store.type)
+    else:
+        store = observe(session_store, type(session_store).__name__)
     if isinstance(settings.store, MemoryStoreConfig) and session_store is None and not config.debug:
         logger.warning(
             "Sessions are in this process's memory and end with it. Another store keeps them: "

@@ -195,7 +195,7 @@ async def _keeps_a_session(store: SessionStore) -> bool:
             and await store.load(key) == first
             and await store.update(key, second)
             and await store.load(key) == second
-            and await store.delete(key)
+            and await store.delete(key) == 1
             and await store.load(key) is None
         )
     finally:

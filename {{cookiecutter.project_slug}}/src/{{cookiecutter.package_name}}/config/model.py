@@ -105,6 +105,8 @@ class SessionConfig(_Table):
     """the end of a session, whatever the activity: 12h"""
     max_size: Annotated[int, Field(ge=1)] = 65536
     """bytes of one session's data"""
+    keep_user_agent: bool = True
+    """note which browser a user signs in with, to show it to that user"""
     exclude: PathPrefixes = ()
     """path prefixes without a session: ["/static"]"""
     store: StoreConfig = MemoryStoreConfig()

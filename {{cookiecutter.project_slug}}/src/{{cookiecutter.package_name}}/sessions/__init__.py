@@ -2,6 +2,7 @@
 
 from .manager import SessionDataError
 from .middleware import SessionMiddleware
+from .owners import OwnedSession, delete_owned, hash_owner
 from .session import Session, SessionClosed
 from .store import (
     CorruptRecord,
@@ -14,6 +15,7 @@ from .store import (
 
 __all__ = [
     "CorruptRecord",
+    "OwnedSession",
     "Record",
     "Session",
     "SessionClosed",
@@ -23,4 +25,6 @@ __all__ = [
     "SessionStore",
     "StoreNotReady",
     "StoreUnavailable",
+    "delete_owned",
+    "hash_owner",
 ]

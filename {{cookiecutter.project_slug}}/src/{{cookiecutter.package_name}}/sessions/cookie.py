@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import re
-import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
-
-
-def new_id() -> str:
-    """256 random bits, URL-safe: 43 characters (OWASP asks for 64 bits, ASVS 5 7.2.3 for 128)."""
-    return secrets.token_urlsafe(32)
 
 
 @dataclass(frozen=True)

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from math import isfinite
 from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
-from .cookie import new_id
+from .events import log_event
 from .expiry import Expiry
+from .ids import hash_id, is_key, new_id
+from .owners import OwnedData, OwnedSession, hash_owner, open_owner, seal_owner
 from .session import CookieChange, Session, SessionClosed
-from .store import Record, SessionError, SessionStore, StoreUnavailable
+from .store import CorruptRecord, Record, SessionError, SessionStore, StoreUnavailable
 
 logger = logging.getLogger(__name__)
 
 _MAX_DEPTH = 100  # levels: JSON is read recursively, wherever the stack is by then
 _MAX_TRIES = 1000  # each that fails means that another one succeeded
-Found = tuple[Record, dict[str, Any]]  # with its data
+_MAX_USER_AGENT = 400  # characters: what follows tells no more
 _NO_TEXT = "the keys of a dict are strings"
 
 
@@ -52,14 +54,16 @@ class SessionManager:
 
     async def load(self, session_id: str) -> Session:
         """The session of an id. One that the store doesn't know is not adopted."""
-        key = _key(session_id)
+        key = hash_id(session_id)
         try:
-            found = self._accept(await self._store.load(key))
+            record = await self._store.load(key)
         except StoreUnavailable as error:
             return self.new_session.unusable(error)
-        if found is None:
+        session = self._open(session_id, key, record)
+        if session is None:
+            log_event("session.refused")
             return self.new_session()
-        return self.new_session.stored(session_id, key, *found)
+        return session
 
     def is_saved(self, session: Session) -> bool:
         """Whether ``save`` has nothing to do, as after most requests."""
@@ -68,8 +72,10 @@ class SessionManager:
         record = session._record
         return record is None or self._renewed(record, self._clock()) == record.expires
 
-    async def save(self, session: Session) -> None:
+    async def save(self, session: Session, user_agent: str | None = None) -> None:
         """Make all intents of a request come true, in one commit.
+
+        ``user_agent`` is noted with a new owner.
 
         Raises:
             SessionClosed: a new id is needed, and the response with its cookie has started.
@@ -78,6 +84,9 @@ class SessionManager:
         """
         if session._error is not None or session._lost:
             return
+        if _owner(session) != (session._record and session._record.owner):
+            session._signed_in = self._clock()
+            session._user_agent = user_agent and user_agent[:_MAX_USER_AGENT]
         if session._record is not None:
             await self._update(session)
         elif dict.__len__(session) or session._owner is not None:
@@ -88,6 +97,7 @@ class SessionManager:
         if session._ended is not None:  # last: if anything failed above, the old session is there
             await self._store.delete(session._ended)
             session._ended = None
+            log_event("session.revoked", count=1)
 
     def find_unsaved(self, session: Session) -> str:
         """The names of the changes that were never saved; "" if there are none."""
@@ -99,7 +109,7 @@ class SessionManager:
             return ""  # a closed session refuses all but nested changes
         removed, changed = _changes(session)
         names = [repr(key) for key in (*removed, *changed)]
-        if session._owner != (session._record.owner if session._record else None):
+        if _owner(session) != (session._record and session._record.owner):
             names.append("owner")
         names += ["rotate_id()"] * session._rotate + ["flush()"] * (session._ended is not None)
         return ", ".join(names)
@@ -109,33 +119,83 @@ class SessionManager:
         assert session._record is not None
         return self._expiry.max_age(session._record.expires, self._clock())
 
-    def _accept(self, record: Record | None) -> Found | None:
-        """A record that the store has found, unless it is over or damaged."""
-        if record is None:
-            return None
-        if self._expiry.is_over(record.created, self._clock()):
+    async def list_owned(
+        self, session: Session, *, after: str = "", limit: int = 100
+    ) -> list[OwnedSession]:
+        """See ``Session.list_owned``."""
+        owner = _owner(session)
+        if owner is None:
+            return []
+        found = await self._store.list_owned(owner, after=after, limit=limit)
+        return [self._describe(session, key, record) for key, record in found]
+
+    async def delete_owned(self, session: Session, *keys: str) -> int:
+        """See ``Session.delete_owned``."""
+        owner = _owner(session)
+        others = [key for key in keys if is_key(key) and key != session._key]
+        if owner is None or not others:
+            return 0
+        return _revoked(await self._store.delete(*others, owner=owner))
+
+    async def delete_others(self, session: Session) -> int:
+        """See ``Session.delete_others``."""
+        owner = _owner(session)
+        if owner is None:
+            return 0
+        return _revoked(await self._store.delete_owned(owner, except_key=session._key))
+
+    def _describe(self, session: Session, key: str, record: Record) -> OwnedSession:
+        try:
+            content = _decode(record.data)
+        except (ValueError, RecursionError):
+            content = {}
+        known = isinstance(content, OwnedData)
+        last_use = self._expiry.last_use(record.created, record.expires)
+        return OwnedSession(
+            key=key,
+            is_current=key == session._key,
+            signed_in_at=_utc(content.signed_in if known else record.created),
+            last_seen_at=None if last_use is None else _utc(last_use),
+            user_agent=content.user_agent if known else None,
+        )
+
+    def _open(self, session_id: str, key: str, record: Record | None) -> Session | None:
+        """The session that a record holds, unless it is over or damaged."""
+        if record is None or self._expiry.is_over(record.created, self._clock()):
             return None
         try:
-            return record, _decode(record.data)
-        except (ValueError, RecursionError) as error:
+            content = _decode(record.data)
+            if isinstance(content, OwnedData):
+                session = self.new_session(content.data)
+                session._owner = open_owner(content.sealed_owner, session_id, record.owner or "")
+                session._signed_in = content.signed_in
+                session._user_agent = content.user_agent
+            elif record.owner is None:
+                session = self.new_session(content)
+            else:
+                raise CorruptRecord("it has an owner, and its data has none")
+        except (ValueError, RecursionError, CorruptRecord) as error:
             logger.warning("Ignored a session whose data is damaged: %s", error)
             return None
+        session._id, session._key, session._record = session_id, key, record
+        return session
 
     async def _create(self, session: Session) -> None:
         self._require_unsent_cookie(session)
-        data, now = self._encode(session), self._clock()
         _require_json(session)
+        now = self._clock()
         expires = self._expiry.limit(now, now)
         if expires <= now:
             logger.warning("Saved no session: the date that `expiry` names is over")
             return
-        record = Record(data, now, expires, owner=session._owner)
         # An id is never taken, but a store that lost its answer may have tried twice.
         for _ in range(3):
             session_id = new_id()
-            key = _key(session_id)
+            key = hash_id(session_id)
+            record = Record(self._encode(session, session_id), now, expires, 1, _owner(session))
             if await self._store.create(key, record):
                 self._has_saved(session, session_id, key, record)
+                log_event("session.created")
                 return
         raise SessionError("the store has records under ids that were never given out")
 
@@ -144,29 +204,33 @@ class SessionManager:
         if session._rotate:
             self._require_unsent_cookie(session)
         for _ in range(_MAX_TRIES):
-            before, session_id, key = session._record, session._id, session._key
-            if before is None or session_id is None or key is None:
+            before, old_id, key = session._record, session._id, session._key
+            if before is None or old_id is None or key is None:
                 return
-            now = self._clock()
-            data = self._encode(session) if session._touched else before.data
+            session_id = old_id
+            now, owner, move_to = self._clock(), _owner(session), None
+            if session._rotate:
+                session_id = new_id()
+                move_to = hash_id(session_id)
+            data = before.data
+            if session._touched or move_to is not None or owner != before.owner:
+                data = self._encode(session, session_id)
             if data != before.data or session.modified:
                 _require_json(session)
-            if not session._rotate and data == before.data and session._owner == before.owner:
+            if move_to is None and data == before.data:
                 await self._renew(session, session_id, key, before, now)
                 return
             expires = self._renewed(before, now)
-            after = Record(data, before.created, expires, before.version + 1, session._owner)
-            move_to = None
-            if session._rotate:
-                session_id = new_id()
-                move_to = _key(session_id)
+            after = Record(data, before.created, expires, before.version + 1, owner)
             # A refused move may be one whose answer was lost, and which was tried twice.
             if await self._store.update(key, after, move_to=move_to) or (
                 move_to is not None and await self._store.load(move_to) is not None
             ):
                 self._has_saved(session, session_id, move_to or key, after)
+                if move_to is not None:
+                    log_event("session.rotated")
                 return
-            self._rebase(session, self._accept(await self._store.load(key)))
+            self._rebase(session, self._open(old_id, key, await self._store.load(key)))
         raise StoreUnavailable(f"{_MAX_TRIES} others saved the session first, one after another")
 
     async def _renew(
@@ -193,23 +257,23 @@ class SessionManager:
         if old is None or (is_renewed and self.max_age(session) is not None) or self._expiry.always:
             session._cookie = CookieChange.SET
 
-    def _rebase(self, session: Session, latest: Found | None) -> None:
+    def _rebase(self, session: Session, latest: Session | None) -> None:
         """Put the top-level changes of this request on top of what another has saved meanwhile."""
         assert session._record is not None
         if latest is None:  # signed out, rotated or expired meanwhile: it stays dead
             session._id = session._key = session._record = None
             session._lost = True
             return
-        record, theirs = latest
         removed, changed = _changes(session)
         dict.clear(session)
-        dict.update(session, theirs)
+        dict.update(session, latest)
         for key in removed:
             dict.pop(session, key, None)
         dict.update(session, changed)
-        if session._owner == session._record.owner:
-            session._owner = record.owner
-        session._record = record
+        if _owner(session) == session._record.owner:
+            session._owner = latest._owner
+            session._signed_in, session._user_agent = latest._signed_in, latest._user_agent
+        session._record = latest._record
 
     def _require_unsent_cookie(self, session: Session) -> None:
         if session._cookie_sent:
@@ -219,10 +283,10 @@ class SessionManager:
                 "Begin or rotate the session before."
             )
 
-    def _encode(self, session: Session) -> bytes:
+    def _encode(self, session: Session, session_id: str) -> bytes:
         """The data as JSON, or an error that names the key at fault."""
         try:
-            data = _dump(session)
+            data = _dump(_content(session, session_id))
         except (TypeError, ValueError, RecursionError):
             for key, value in dict.items(session):
                 try:
@@ -241,9 +305,28 @@ class SessionManager:
         return data
 
 
-def _key(session_id: str) -> str:
-    """What stores see of an id: a stolen dump opens no session."""
-    return hashlib.sha256(session_id.encode()).hexdigest()
+def _owner(session: Session) -> str | None:
+    """What the store sees of its owner."""
+    return None if session._owner is None else hash_owner(session._owner)
+
+
+def _content(session: Session, session_id: str) -> dict[str, Any] | OwnedData:
+    """What the store keeps under an id."""
+    if session._owner is None:
+        return session
+    assert session._signed_in is not None
+    sealed = seal_owner(session._owner, session_id)
+    return OwnedData(session, sealed, session._signed_in, session._user_agent)
+
+
+def _revoked(count: int) -> int:
+    if count:
+        log_event("session.revoked", count=count)
+    return count
+
+
+def _utc(time: float) -> datetime:
+    return datetime.fromtimestamp(time, UTC)
 
 
 def _as_plain(value: object) -> str | int | float:
@@ -258,7 +341,7 @@ def _as_plain(value: object) -> str | int | float:
 
 
 _encode_into = msgspec.json.Encoder(enc_hook=_as_plain).encode_into
-_decode = msgspec.json.Decoder(dict[str, Any]).decode
+_decode = msgspec.json.Decoder(dict[str, Any] | OwnedData).decode
 
 
 def _dump(value: object) -> bytes:
@@ -277,10 +360,13 @@ def _try_dump(value: object) -> bytes | None:
 
 def _changes(session: Session) -> tuple[list[str], dict[str, Any]]:
     """The request's own top-level changes: keys removed, and keys set with their values."""
-    stored = None if session._record is None else session._record.data
-    if stored is not None and stored == _try_dump(session):
-        return [], {}
-    before = {} if stored is None else _decode(stored)
+    before: dict[str, Any] = {}
+    if session._record is not None and session._id is not None:
+        stored = session._record.data
+        if stored == _try_dump(_content(session, session._id)):
+            return [], {}
+        content = _decode(stored)
+        before = content.data if isinstance(content, OwnedData) else content
     removed = [
         key
         for key in session._touched or ()

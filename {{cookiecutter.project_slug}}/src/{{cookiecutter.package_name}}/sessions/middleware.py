@@ -8,11 +8,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Literal
 
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .cookie import SessionCookie
+from .events import log_event
 from .expiry import Expiry
 from .manager import SessionManager
 from .session import CookieChange, Session, SessionClosed
@@ -46,6 +47,7 @@ class SessionMiddleware:
         expiry: Literal["session"] | timedelta | datetime = "session",
         max_lifetime: timedelta | None = None,
         max_size: int = 65536,
+        keep_user_agent: bool = True,
         exclude: Sequence[str] = (),
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -57,6 +59,7 @@ class SessionMiddleware:
             max_size=max_size,
             clock=clock,
         )
+        self._keep_user_agent = keep_user_agent
         self._exclude = tuple(f"{prefix.rstrip('/')}/" for prefix in exclude)
         self._excluded = self._sessions.new_session.unusable(
             SessionError("this path has no session: `exclude` names it")
@@ -83,7 +86,7 @@ class SessionMiddleware:
             if session._cookie_sent or message["type"] not in _STARTS:
                 return send(message)
             if session.accessed or session._record is not None:
-                return self._start(session, message, send)
+                return self._start(scope, session, message, send)
             session._cookie_sent = True
             session._closed = message["type"] != "websocket.accept"
             return send(message)
@@ -94,7 +97,7 @@ class SessionMiddleware:
             reason = str(error) if isinstance(error, StoreUnavailable) else session._failure
             if reason is None or session._cookie_sent:
                 raise
-            logger.error("Session store unavailable: %s", reason)
+            log_event("session.store_unavailable", level=logging.ERROR, reason=reason)
             await _answer_unavailable(scope, receive, send)
             return
         if session.accessed and (lost := self._sessions.find_unsaved(session)):
@@ -102,17 +105,21 @@ class SessionMiddleware:
                 raise SessionClosed.by(lost)
             logger.warning("Lost what changed without `await session.save()`: %s", lost)
 
-    def _start(self, session: Session, message: Message, send: Send) -> Awaitable[None]:
+    def _start(
+        self, scope: Scope, session: Session, message: Message, send: Send
+    ) -> Awaitable[None]:
         if message.get("status", 200) >= 500:
             session._lost = True
         elif not self._sessions.is_saved(session):
-            return self._save_and_send(session, message, send)
+            return self._save_and_send(scope, session, message, send)
         self._seal(session, message)
         return send(message)
 
-    async def _save_and_send(self, session: Session, message: Message, send: Send) -> None:
+    async def _save_and_send(
+        self, scope: Scope, session: Session, message: Message, send: Send
+    ) -> None:
         try:
-            await self._sessions.save(session)
+            await self._sessions.save(session, self._user_agent(scope, session))
         except StoreUnavailable as error:
             session._failure = str(error)
             raise
@@ -134,6 +141,12 @@ class SessionMiddleware:
         elif session._cookie is CookieChange.REMOVE:
             headers.append((b"set-cookie", self._cookie.remove().encode("latin-1")))
         message["headers"] = headers
+
+    def _user_agent(self, scope: Scope, session: Session) -> str | None:
+        """What the browser calls itself: nobody's business while nobody is signed in."""
+        if session._owner is None or not self._keep_user_agent:
+            return None
+        return Headers(scope=scope).get("user-agent")
 
     def _is_excluded(self, scope: Scope) -> bool:
         path, root = scope["path"], scope.get("root_path", "").rstrip("/")

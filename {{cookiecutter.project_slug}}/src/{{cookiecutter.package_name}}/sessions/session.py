@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Any, Self
 from starlette.middleware.sessions import Session as StarletteSession
 from starlette.requests import HTTPConnection
 
-from .store import MAX_OWNER, Record, SessionError
+from .owners import OwnedSession
+from .store import Record, SessionError
 
 if TYPE_CHECKING:
     from .manager import SessionManager
+
+MAX_OWNER = 255  # characters
 
 
 class CookieChange(Enum):
@@ -47,6 +50,8 @@ class Session(StarletteSession):
     _key: str | None = None  # under which the store keeps it
     _record: Record | None = None
     _owner: str | None = None
+    _signed_in: float | None = None  # since when it has this owner
+    _user_agent: str | None = None  # that came with the sign-in
     _rotate = False
     _ended: str | None = None  # the key that flush() left behind, until it is deleted
     _cookie = CookieChange.NONE
@@ -57,14 +62,6 @@ class Session(StarletteSession):
     _lost = False  # nothing is saved any more: it was ended elsewhere, or for nothing
     _error: SessionError | None = None  # why it can't be used at all
     _failure: str | None = None  # why the store could not save it when the response started
-
-    @classmethod
-    def stored(cls, session_id: str, key: str, record: Record, data: dict[str, Any]) -> Self:
-        """The session that the store keeps under ``key``."""
-        session = cls(data)
-        session._id, session._key = session_id, key
-        session._record, session._owner = record, record.owner
-        return session
 
     @classmethod
     def unusable(cls, error: SessionError) -> Self:
@@ -98,7 +95,8 @@ class Session(StarletteSession):
         dict.clear(self)
         self._touched = None
         self._ended = self._ended or self._key
-        self._id = self._key = self._record = self._owner = None
+        self._id = self._key = self._record = None
+        self._owner = self._signed_in = self._user_agent = None
         self._rotate = False
 
     def clear(self) -> None:
@@ -125,6 +123,34 @@ class Session(StarletteSession):
             StoreUnavailable: the store can't save it.
         """
         await self._manager.save(self)
+
+    async def list_owned(self, *, after: str = "", limit: int = 100) -> list[OwnedSession]:
+        """The sessions of this one's owner, this one among them: ``limit`` past the key ``after``.
+
+        Those that no request has saved yet are not among them, and nobody's has none.
+
+        Raises:
+            StoreUnavailable: the store can't tell.
+        """
+        return await self._manager.list_owned(self, after=after, limit=limit)
+
+    async def delete_owned(self, *keys: str) -> int:
+        """Sign out others of this one's owner, by their keys, at once (ASVS 5, 7.5.2); how many.
+
+        Keys of sessions that belong to someone else do nothing. To end this one, ``flush()``.
+
+        Raises:
+            StoreUnavailable: the store can't do it now.
+        """
+        return await self._manager.delete_owned(self, *keys)
+
+    async def delete_others(self) -> int:
+        """Sign out this one's owner everywhere else, at once (ASVS 5, 7.4.3); of how many.
+
+        Raises:
+            StoreUnavailable: the store can't do it now.
+        """
+        return await self._manager.delete_others(self)
 
     def __getitem__(self, key: str) -> Any:
         self.mark_accessed()
@@ -172,10 +198,8 @@ class Session(StarletteSession):
         if isinstance(user_id, bool) or not isinstance(user_id, (str, int, type(None))):
             raise TypeError(f"session.owner is a str, an int or None, not {user_id!r}")
         owner = None if user_id is None else str(user_id)
-        if owner is not None and (len(owner) > MAX_OWNER or not _is_storable(owner)):
-            raise ValueError(
-                f"session.owner has up to {MAX_OWNER} characters, without NUL or lone surrogates"
-            )
+        if owner is not None and (len(owner) > MAX_OWNER or not _is_unicode(owner)):
+            raise ValueError(f"session.owner has up to {MAX_OWNER} characters of Unicode")
         self._require_open("owner")
         self._owner = owner
 
@@ -230,12 +254,9 @@ class Session(StarletteSession):
         self.modified = True
 
 
-def _is_storable(owner: str) -> bool:
-    """Whether every store can carry it."""
-    try:
-        return b"\0" not in owner.encode()
-    except UnicodeEncodeError:
-        return False
+def _is_unicode(text: str) -> bool:
+    """Whether it has no half of a surrogate pair alone."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _reader(name: str, *, shares: bool) -> Callable[..., Any]:

@@ -17,8 +17,6 @@ _FIELDS = struct.Struct(">dH")
 _MAGIC = b"SES1"
 _NO_OWNER = 0xFFFF
 
-MAX_OWNER = 255  # characters: what every database can index
-
 
 class SessionError(Exception):
     """Base of every error that sessions and their stores raise."""
@@ -40,8 +38,8 @@ class Record(Struct, frozen=True, gc=False):  # a million of them are no work fo
     """One session as a store keeps it.
 
     ``data`` is opaque to the store. Times are Unix times in seconds. ``version`` is 1 at creation
-    and grows by one with each update. ``owner`` is the user whom the session belongs to, if any:
-    up to ``MAX_OWNER`` characters that UTF-8 can carry, without NUL.
+    and grows by one with each update. ``owner`` is the SHA-256 of the id of the user whom the
+    session belongs to, if any, as 64 hexadecimal digits: see ``owners.hash_owner``.
     """
 
     data: bytes
@@ -91,12 +89,13 @@ def pack_expires(expires: float) -> bytes:
 
 
 class SessionStore(Protocol):
-    """Where sessions live. Implement these nine and pass ``tests/contract.py``.
+    """Where sessions live. Implement these eleven and pass ``tests/contract.py``.
 
     A ``key`` is the SHA-256 of a session's id, as 64 hexadecimal digits: no store ever sees an id,
-    so that a stolen dump opens no session (OWASP session management cheat sheet). An expired record
-    does not exist for any of these, whether it was swept or not. Each method is atomic towards
-    every other, from any task, thread, process or machine that shares the store.
+    so that a stolen dump opens no session (OWASP session management cheat sheet); an ``owner`` is
+    that of a user's. An expired record does not exist for any of these but ``scan``, whether it was
+    swept or not. What happens to one record is atomic towards all else, from any task, thread,
+    process or machine that shares the store.
 
     Every method raises ``StoreUnavailable`` when the store can't do its work, and has then changed
     nothing or, where the answer was lost on its way, all of it.
@@ -118,8 +117,8 @@ class SessionStore(Protocol):
     async def touch(self, key: str, expires: float) -> bool:
         """Move the expiry of a live record, and nothing else. False if there is none."""
 
-    async def delete(self, key: str) -> bool:
-        """Remove a record. False if there was no live one."""
+    async def delete(self, *keys: str, owner: str | None = None) -> int:
+        """Remove records, with ``owner`` only those that are theirs; how many it were."""
 
     async def delete_expired(self, limit: int = 1000) -> int:
         """Sweep at most ``limit`` expired records; how many it were. Fewer: the rest can wait.
@@ -127,8 +126,24 @@ class SessionStore(Protocol):
         A store may leave what expired within the last minute to its next sweep.
         """
 
-    async def delete_owned(self, owner: str) -> int:
-        """Remove every record of an owner; how many it were."""
+    async def list_owned(
+        self, owner: str, *, after: str = "", limit: int = 100
+    ) -> list[tuple[str, Record]]:
+        """The records of an owner with their keys, by key: the first ``limit`` past ``after``.
+
+        The sessions of others cost nothing here, nor in ``delete_owned``.
+        """
+
+    async def delete_owned(self, owner: str, *, except_key: str | None = None) -> int:
+        """Remove every record of an owner, but that of ``except_key``; how many it were."""
+
+    async def scan(
+        self, cursor: str = "", *, limit: int = 1000
+    ) -> tuple[list[tuple[str, Record]], str]:
+        """About ``limit`` of all records with their keys, and the cursor that goes on; "" at last.
+
+        What is there all the while is seen at least once, and what has expired may be.
+        """
 
     async def ping(self) -> None:
         """Return if the store is ready to serve."""

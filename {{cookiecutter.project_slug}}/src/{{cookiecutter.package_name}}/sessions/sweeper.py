@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from .events import log_event
 from .store import SessionStore, StoreUnavailable
 
 logger = logging.getLogger(__name__)
@@ -19,6 +20,8 @@ async def sweep_forever(store: SessionStore) -> None:
         swept = 0
         try:
             swept = await store.delete_expired(BATCH)
+            if swept:
+                log_event("session.expired", count=swept)
         except StoreUnavailable as error:
             logger.warning("Could not sweep expired sessions: %s", error)
         except Exception:  # a sweep that fails must not be the last one

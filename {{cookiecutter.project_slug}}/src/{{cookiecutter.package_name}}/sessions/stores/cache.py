@@ -167,17 +167,42 @@ class CacheStore:
             await self._run(_NOTE_OWNER, [key], owner.decode(), _ms(expires))
         return owner is not None
 
-    async def delete(self, key: str) -> bool:
-        return bool(await self._run(_DELETE, [key], None))
+    async def delete(self, *keys: str, owner: str | None = None) -> int:
+        given = () if owner is None else (owner,)
+        done = (self._run(_DELETE, [key], owner, *given) for key in keys)
+        return sum(await asyncio.gather(*done))
 
     async def delete_expired(self, limit: int = 1000) -> int:
         """Nothing to do: the server forgets each key when its time to live is over."""
         return 0
 
-    async def delete_owned(self, owner: str) -> int:
-        names = await self._do("ZRANGE", self._owned_by(owner), 0, -1)
+    async def list_owned(
+        self, owner: str, *, after: str = "", limit: int = 100
+    ) -> list[tuple[str, Record]]:
+        keys = sorted(key for key in await self._keys_of(owner) if key > after)
+        found = zip(keys, await asyncio.gather(*map(self.load, keys)), strict=True)
+        return [(key, each) for key, each in found if each is not None and each.owner == owner][
+            :limit
+        ]
+
+    async def delete_owned(self, owner: str, *, except_key: str | None = None) -> int:
+        keys = [key for key in await self._keys_of(owner) if key != except_key]
+        return await self.delete(*keys, owner=owner)
+
+    async def scan(
+        self, cursor: str = "", *, limit: int = 1000
+    ) -> tuple[list[tuple[str, Record]], str]:
+        pattern = self._session("*")
+        at, names = await self._do("SCAN", cursor or 0, "MATCH", pattern, "COUNT", limit)
         keys = [name.decode().rpartition(":")[2] for name in names]
-        return sum(await asyncio.gather(*(self._run(_DELETE, [key], owner, owner) for key in keys)))
+        found = zip(keys, await asyncio.gather(*map(self.load, keys)), strict=True)
+        return [
+            (key, each) for key, each in found if each is not None
+        ], "" if at == b"0" else at.decode()
+
+    async def _keys_of(self, owner: str) -> list[str]:
+        names = await self._do("ZRANGE", self._owned_by(owner), 0, -1)
+        return [name.decode().rpartition(":")[2] for name in names]
 
     async def ping(self) -> None:
         await self._do("PING")

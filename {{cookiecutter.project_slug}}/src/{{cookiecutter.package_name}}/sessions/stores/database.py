@@ -61,7 +61,9 @@ _DELETE = sa.delete(sessions).where(_IS_LIVE)
 # Asked twice whether it is expired: a row may be touched between the two.
 _DELETE_EXPIRED = sa.delete(sessions).where(sessions.c.key.in_(_EXPIRED), _IS_EXPIRED)
 _DELETE_OWNED = sa.delete(sessions).where(
-    sessions.c.owner == sa.bindparam("at_owner"), sessions.c.expires > sa.bindparam("now")
+    sessions.c.owner == sa.bindparam("at_owner"),
+    sessions.c.expires > sa.bindparam("now"),
+    sessions.c.key != sa.bindparam("except_key"),
 )
 _PING = sa.select(*_RECORD).limit(0)
 
@@ -95,14 +97,32 @@ class DatabaseStore:
     async def touch(self, key: str, expires: float) -> bool:
         return await self._change(_TOUCH, **self._at(key), expires=expires) == 1
 
-    async def delete(self, key: str) -> bool:
-        return await self._change(_DELETE, **self._at(key)) == 1
+    async def delete(self, *keys: str, owner: str | None = None) -> int:
+        statement = _DELETE if owner is None else _DELETE.where(sessions.c.owner == owner)
+        return sum([await self._change(statement, **self._at(key)) for key in keys])
 
     async def delete_expired(self, limit: int = 1000) -> int:
         return await self._change(_DELETE_EXPIRED, now=self._clock(), limit=limit)
 
-    async def delete_owned(self, owner: str) -> int:
-        return await self._change(_DELETE_OWNED, now=self._clock(), at_owner=owner)
+    async def list_owned(
+        self, owner: str, *, after: str = "", limit: int = 100
+    ) -> list[tuple[str, Record]]:
+        query = sa.select(sessions.c.key, *_RECORD).where(
+            sessions.c.owner == owner, sessions.c.key > after, sessions.c.expires > self._clock()
+        )
+        return await self._read_all(query.order_by(sessions.c.key).limit(limit))
+
+    async def delete_owned(self, owner: str, *, except_key: str | None = None) -> int:
+        return await self._change(
+            _DELETE_OWNED, now=self._clock(), at_owner=owner, except_key=except_key or ""
+        )
+
+    async def scan(
+        self, cursor: str = "", *, limit: int = 1000
+    ) -> tuple[list[tuple[str, Record]], str]:
+        query = sa.select(sessions.c.key, *_RECORD).where(sessions.c.key > cursor)
+        found = await self._read_all(query.order_by(sessions.c.key).limit(limit))
+        return found, found[-1][0] if len(found) == limit else ""
 
     async def ping(self) -> None:
         await self._read(_PING)
@@ -116,6 +136,10 @@ class DatabaseStore:
 
     async def _read(self, query: sa.Select[Any], **values: object) -> Any:
         return await self._run(lambda connection: connection.execute(query, values).first())
+
+    async def _read_all(self, query: sa.Select[Any]) -> list[tuple[str, Record]]:
+        rows = await self._run(lambda connection: connection.execute(query).all())
+        return [(key, Record(*values)) for key, *values in rows]
 
     async def _change(self, statement: sa.UpdateBase, **values: object) -> int:
         return await self._run(

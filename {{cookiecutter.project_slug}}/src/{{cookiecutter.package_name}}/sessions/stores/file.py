@@ -1,10 +1,10 @@
 """Sessions in files: they survive a restart, and several processes on one machine share them.
 
-``<folder>/ab/<key>`` holds the record whose key begins with ``ab``; ``<folder>/owners/`` holds an
-empty marker for each session that has an owner. Folders are 0700 and files 0600. A record is
-written to a temporary file that then takes its place, so a reader, or a crash at any instant, sees
-the old record or the new one. Writers of one sub-folder take turns by locking it (flock), which
-ends with the process that holds it.
+``<folder>/ab/<key>`` holds the record whose key begins with ``ab``;
+``<folder>/owners/cd/<owner>/<key>`` is an empty marker for a session that has an owner. Folders are
+0700 and files 0600. A record is written to a temporary file that then takes its place, so a reader,
+or a crash at any instant, sees the old record or the new one. Writers of one sub-folder take turns
+by locking it (flock), which ends with the process that holds it.
 
 The access time of a file is the expiry of its record, so that a sweep need not read what is alive.
 It is only a hint, since the record's bytes are the truth; and reading leaves it alone, because it
@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
+import itertools
 import logging
 import os
 import secrets
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
@@ -83,14 +83,24 @@ class FileStore:
     async def touch(self, key: str, expires: float) -> bool:
         return await self._in_thread(self._touch, key, expires)
 
-    async def delete(self, key: str) -> bool:
-        return await self._in_thread(self._delete, key)
+    async def delete(self, *keys: str, owner: str | None = None) -> int:
+        return await self._in_thread(self._delete_all, keys, owner)
 
     async def delete_expired(self, limit: int = 1000) -> int:
         return await self._in_thread(self._delete_expired, limit)
 
-    async def delete_owned(self, owner: str) -> int:
-        return await self._in_thread(self._delete_owned, owner)
+    async def list_owned(
+        self, owner: str, *, after: str = "", limit: int = 100
+    ) -> list[tuple[str, Record]]:
+        return await self._in_thread(self._list_owned, owner, after, limit, of=self._readers)
+
+    async def delete_owned(self, owner: str, *, except_key: str | None = None) -> int:
+        return await self._in_thread(self._delete_owned, owner, except_key)
+
+    async def scan(
+        self, cursor: str = "", *, limit: int = 1000
+    ) -> tuple[list[tuple[str, Record]], str]:
+        return await self._in_thread(self._scan, cursor, limit, of=self._readers)
 
     async def ping(self) -> None:
         await self._in_thread(self._ping)
@@ -161,8 +171,10 @@ class FileStore:
             self._write(key, replace(current, expires=expires))
             return True
 
-    def _delete(self, key: str, owner: str | None = None) -> bool:
-        """Delete a record, or, with ``owner``, only one that still belongs to that owner."""
+    def _delete_all(self, keys: Iterable[str], owner: str | None) -> int:
+        return sum([self._delete(key, owner) for key in keys])
+
+    def _delete(self, key: str, owner: str | None) -> bool:
         with self._locked(key):
             record = self._read_any(key)
             if owner is not None and (record is None or record.owner != owner):
@@ -171,12 +183,35 @@ class FileStore:
             self._remove(key, record.owner if record else None)
             return record is not None and record.expires > self._clock()
 
-    def _delete_owned(self, owner: str) -> int:
+    def _list_owned(self, owner: str, after: str, limit: int) -> list[tuple[str, Record]]:
+        keys = sorted(key for key in self._keys_of(owner) if key > after)
+        records = ((key, self._read(key)) for key in keys)
+        theirs = ((key, each) for key, each in records if each is not None and each.owner == owner)
+        return list(itertools.islice(theirs, limit))
+
+    def _delete_owned(self, owner: str, except_key: str | None) -> int:
+        return self._delete_all([key for key in self._keys_of(owner) if key != except_key], owner)
+
+    def _keys_of(self, owner: str) -> list[str]:
+        """What is marked as the owner's: more than it is, after a crash or a change of owner."""
         try:
-            keys = os.listdir(self._owned_by(owner))
+            return os.listdir(self._owned_by(owner))
         except (FileNotFoundError, NotADirectoryError):
-            return 0
-        return sum([self._delete(key, owner) for key in keys])
+            return []
+
+    def _scan(self, cursor: str, limit: int) -> tuple[list[tuple[str, Record]], str]:
+        """Whole sub-folders, from the one that the cursor names on."""
+        found: list[tuple[str, Record]] = []
+        for name in _SUB_FOLDERS:
+            if name < cursor:
+                continue
+            if len(found) >= limit:
+                return found, name
+            with suppress(FileNotFoundError, NotADirectoryError):
+                keys = [key for key in os.listdir(f"{self._folder}/{name}") if len(key) == 64]
+                records = ((key, self._read_any(key)) for key in keys)
+                found += [(key, each) for key, each in records if each is not None]
+        return found, ""
 
     def _delete_expired(self, limit: int) -> int:
         """Go on where the last sweep stopped, until ``limit`` are removed or all was seen."""
@@ -240,19 +275,27 @@ class FileStore:
         return f"{self._folder}/{key[:2]}/{key}"
 
     def _owned_by(self, owner: str) -> str:
-        return f"{self._folder}/owners/{hashlib.sha256(owner.encode()).hexdigest()}"
+        if not owner.isalnum():
+            raise ValueError(f"owner: found {owner!r}; allowed: what hash_owner() returns")
+        return f"{self._folder}/owners/{owner[:2]}/{owner}"
 
     def _mark(self, key: str, owner: str | None) -> None:
         """Before a record is written, so that no session of an owner is ever missed."""
         if owner is not None:
             folder = self._owned_by(owner)
-            self._make_folder(folder)
-            os.close(os.open(f"{folder}/{key}", os.O_WRONLY | os.O_CREAT, 0o600))
+            while True:
+                self._make_folder(folder)
+                with suppress(FileNotFoundError):  # who ended the last session took it away
+                    os.close(os.open(f"{folder}/{key}", os.O_WRONLY | os.O_CREAT, 0o600))
+                    break
             self._sync(folder)
 
     def _unmark(self, key: str, owner: str | None) -> None:
         if owner is not None:
-            _unlink(f"{self._owned_by(owner)}/{key}")
+            folder = self._owned_by(owner)
+            _unlink(f"{folder}/{key}")
+            with suppress(OSError):  # there are others
+                os.rmdir(folder)
 
     def _write(self, key: str, record: Record) -> None:
         path = self._path(key)

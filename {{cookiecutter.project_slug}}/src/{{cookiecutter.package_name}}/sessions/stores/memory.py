@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import itertools
 import logging
 import time
 from collections import OrderedDict
@@ -66,10 +67,13 @@ class MemoryStore:
         self._replace(key, current, replace(current, expires=expires))
         return True
 
-    async def delete(self, key: str) -> bool:
-        live = self._find(key) is not None
-        if key in self._records:
-            self._remove(key)
+    async def delete(self, *keys: str, owner: str | None = None) -> int:
+        live = 0
+        for key in keys:
+            record = self._records.get(key)
+            if record is not None and owner in (None, record.owner):
+                live += record.expires > self._clock()
+                self._remove(key)
         return live
 
     async def delete_expired(self, limit: int = 1000) -> int:
@@ -88,10 +92,20 @@ class MemoryStore:
                 del self._by_minute[heapq.heappop(self._minutes)]
         return removed
 
-    async def delete_owned(self, owner: str) -> int:
-        keys = self._owned.get(owner, set())
-        owned = [keys] if isinstance(keys, str) else list(keys)
-        return sum([await self.delete(key) for key in owned])
+    async def list_owned(
+        self, owner: str, *, after: str = "", limit: int = 100
+    ) -> list[tuple[str, Record]]:
+        keys = sorted(key for key in self._keys_of(owner) if key > after)
+        live = ((key, record) for key in keys if (record := self._find(key)) is not None)
+        return list(itertools.islice(live, limit))
+
+    async def delete_owned(self, owner: str, *, except_key: str | None = None) -> int:
+        return await self.delete(*(key for key in self._keys_of(owner) if key != except_key))
+
+    async def scan(
+        self, cursor: str = "", *, limit: int = 1000
+    ) -> tuple[list[tuple[str, Record]], str]:
+        return list(self._records.items()), ""  # a process looks at its own memory alone
 
     async def ping(self) -> None:
         """Memory is always there."""
@@ -102,6 +116,10 @@ class MemoryStore:
     def _find(self, key: str) -> Record | None:
         record = self._records.get(key)
         return record if record is not None and record.expires > self._clock() else None
+
+    def _keys_of(self, owner: str) -> set[str]:
+        keys = self._owned.get(owner, set())
+        return {keys} if isinstance(keys, str) else keys.copy()
 
     def _add(self, key: str, record: Record) -> None:
         self._records[key] = record
