@@ -3,6 +3,8 @@
 # make test  lints, type-checks and tests the template and every combination of its answers
 # make bench  measures a generated app beside its peers: see benchmarks/__init__.py;
 #            ARGS="--quick" takes two minutes, ARGS="--only 'cache read'" picks rows
+# make soak  kills, pauses and cuts off what a generated app under load needs: see soak/__init__.py;
+#            ARGS="--store valkey --seconds 600" picks a store, and how long
 #
 # All install what they need first, pinned and with hashes: into .venv, and make bench, whose
 # packages would change what the tests run on, into .venv-bench. Nothing is installed outside.
@@ -13,10 +15,10 @@ ARGS ?=
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo $$python && break; done)
-PYTHON_FILES := benchmarks hooks tests new.py template_extension.py
+PYTHON_FILES := benchmarks hooks soak tests new.py template_extension.py
 INSTALL := -m pip install --quiet --disable-pip-version-check --require-hashes
 
-.PHONY: new test bench pins
+.PHONY: new test bench soak pins
 .SILENT: new
 
 new: .venv/new
@@ -30,6 +32,9 @@ test: .venv/dev
 
 bench: .venv-bench/done
 	.venv-bench/bin/python -m benchmarks $(ARGS)
+
+soak: .venv/dev
+	.venv/bin/python -m soak $(ARGS)
 
 # After a change of pyproject.toml, or for newer versions.
 pins:
