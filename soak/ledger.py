@@ -79,8 +79,8 @@ class Owed:
     dead: set[str] = field(default_factory=set)  # ids that were given up, and acknowledged so
     kept: dict[str, float] = field(default_factory=dict)  # keys, and when they were acknowledged
     tried: set[str] = field(default_factory=set)
-    least: int = 0  # what the counter may stand at
-    most: int = 0
+    least: int = 0  # what the counter stands at, as it was acknowledged,
+    most: int = 0  # and if all that was asked came true
     counted_at: float = 0
     in_doubt: bool = False  # a rotation or a sign-out may have happened
 
@@ -107,7 +107,7 @@ class Owed:
         if count <= self.least:
             missing = self.least + 1 - count
             findings.append(self._finding("lost", "visits", self.counted_at, missing))
-        self.least = self.most = count
+        self.least = count
         self.counted_at = at
         return findings
 

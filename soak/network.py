@@ -7,7 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,7 +29,7 @@ class Host:
 
     @property
     def cut_name(self) -> str:
-        """What ``cut`` is, in words."""
+        """What it is called, by what stands in for it where it can't be."""
         return "cut off" if self.can_be_cut else "cut off (SIGSTOP)"
 
     def popen(self, command: list[object], **options: Any) -> subprocess.Popen[bytes]:
@@ -51,6 +51,18 @@ class Host:
     def mend(self) -> None:
         """Undo that."""
         _ip("link", "set", self._cable, "up")
+
+    def part(self, others: Iterable[Host]) -> None:
+        """Nothing goes to these any more, which so hear nothing; all else stays as it is."""
+        with _inside(self._namespace):
+            for other in others:
+                _ip("route", "add", "blackhole", other.address)
+
+    def rejoin(self, others: Iterable[Host]) -> None:
+        """Undo that."""
+        with _inside(self._namespace):
+            for other in others:
+                _ip("route", "delete", "blackhole", other.address)
 
 
 class Network:

@@ -92,11 +92,20 @@ class Replicated(ABC):
 
         acts: dict[str, Callable[[float], None]] = {
             "primary killed": partial(fail_over, Valkey.kill, Valkey.start),
+            "primary cut off with the app": partial(fail_over, self._part, self._rejoin),
             f"primary {self.nodes[0].host.cut_name}": partial(fail_over, Valkey.cut, Valkey.mend),
             "primary paused": partial(fail_over, Valkey.pause, Valkey.resume),
             "store killed": self._kill_all,
         }
+        if not self.nodes[0].host.can_be_cut:
+            del acts["primary cut off with the app"]
         return [Fault(kind, act, self.is_whole) for kind, act in acts.items()]
+
+    def _part(self, node: Valkey) -> None:
+        node.host.part(each.host for each in self._all if each is not node)
+
+    def _rejoin(self, node: Valkey) -> None:
+        node.host.rejoin(each.host for each in self._all if each is not node)
 
     def _kill_all(self, seconds: float) -> None:
         for node in self._all:

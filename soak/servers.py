@@ -59,7 +59,11 @@ class Server(ABC):
     def launch(self) -> None:
         """Start it, and don't wait."""
         self._process = self.host.popen(
-            self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **self._options
+            self._command,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            **self._options,
         )
 
     def is_up(self) -> bool:

@@ -176,7 +176,9 @@ class Clients:
         name = next(self._names)
         path = self._folder / f"{name}.jsonl"
         told = (str(self._port), str(path), str(name), str(self._seed))
-        return subprocess.Popen([sys.executable, "-m", __name__, *told], cwd=REPOSITORY)
+        return subprocess.Popen(
+            [sys.executable, "-m", __name__, *told], cwd=REPOSITORY, start_new_session=True
+        )
 
 
 if __name__ == "__main__":
