@@ -75,7 +75,8 @@ class Owed:
     """One session, as far as its visitor was told."""
 
     name: str
-    id: str = ""  # the one that lives, if any
+    id: str = ""  # the one that lives, if any,
+    given_at: float = 0  # and when it was acknowledged
     dead: set[str] = field(default_factory=set)  # ids that were given up, and acknowledged so
     kept: dict[str, float] = field(default_factory=dict)  # keys, and when they were acknowledged
     tried: set[str] = field(default_factory=set)
@@ -112,6 +113,8 @@ class Owed:
         return findings
 
     def _losses(self, data: dict[str, Any]) -> list[Finding]:
+        if not data:  # it is the id that is lost, and what was kept before with it
+            self.kept = {key: max(at, self.given_at) for key, at in self.kept.items()}
         findings = [
             self._finding("lost", key, at) for key, at in self.kept.items() if key not in data
         ]
@@ -201,7 +204,7 @@ class Ledger:
         """From now on it is so."""
         match asked.act:
             case "begin":
-                owed.id = answered.id
+                owed.id, owed.given_at = answered.id, answered.at
                 owed.kept[asked.key] = answered.at
             case "put":
                 owed.kept[asked.key] = answered.at
@@ -209,5 +212,5 @@ class Ledger:
                 self.findings += owed.judge_count(answered.count, answered.at)
             case "rotate" | "sign-out":
                 owed.dead.add(owed.id)
-                owed.id = answered.id
+                owed.id, owed.given_at = answered.id, answered.at
                 owed.in_doubt = False

@@ -53,16 +53,18 @@ class Host:
         _ip("link", "set", self._cable, "up")
 
     def part(self, others: Iterable[Host]) -> None:
-        """Nothing goes to these any more, which so hear nothing; all else stays as it is."""
-        with _inside(self._namespace):
-            for other in others:
-                _ip("route", "add", "blackhole", other.address)
+        """Nothing goes to these any more, nor comes from them; all else stays as it is."""
+        self._route("add", others)
 
     def rejoin(self, others: Iterable[Host]) -> None:
         """Undo that."""
-        with _inside(self._namespace):
-            for other in others:
-                _ip("route", "delete", "blackhole", other.address)
+        self._route("delete", others)
+
+    def _route(self, change: str, others: Iterable[Host]) -> None:
+        for other in others:
+            for source, target in ((self, other), (other, self)):
+                with _inside(source._namespace):
+                    _ip("route", change, "blackhole", target.address)
 
 
 class Network:

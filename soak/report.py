@@ -13,21 +13,23 @@ from .ledger import Answered, Asked, Finding, Ledger
 
 SHOWN = 5  # findings
 SLOW = 0.5  # seconds: an answer that takes longer is none to a visitor
-# Stores that promise less than all others: what they may lose, and what can be done about it.
+# Stores that acknowledge a write before their replicas have it: what bounds the loss of a failover.
 ASYNCHRONOUS = {
     "sentinel": (
-        "Valkey acknowledges a write before its replicas have it, so a failover may lose the last"
-        " ones. min-replicas-to-write 1 with min-replicas-max-lag N bounds the window to N seconds"
-        " where a primary is cut off; WAIT 1 after each write closes it for as long as the replica"
-        " that has the write is the one that is promoted."
+        "A primary that is cut off goes on until a Sentinel reaches it again. On the servers,"
+        " min-replicas-to-write 1 with min-replicas-max-lag N makes it refuse writes after N + 1"
+        " seconds."
     ),
     "cluster": (
-        "Valkey acknowledges a write before its replica has it, so a failover may lose the last"
-        " ones. A primary that is cut off refuses writes after cluster-node-timeout, which bounds"
-        " the window; min-replicas-to-write 1 with min-replicas-max-lag N does so sooner, and"
-        " WAIT 1 after each write closes it where each primary has one replica."
+        "A primary that is cut off refuses writes after cluster-node-timeout (2 s here). On the"
+        " servers, min-replicas-to-write 1 with min-replicas-max-lag N makes it refuse them after"
+        " N + 1 seconds."
     ),
 }
+CLOSED = (
+    "What is under way to a replica when its primary dies stays at risk: only WAIT after each write"
+    " or synchronous replication closes that. What may not be lost belongs in PostgreSQL."
+)
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ def details(outcome: Outcome) -> str:
     if len(outcome.findings) > SHOWN:
         lines.append(f"and {len(outcome.findings) - SHOWN} more")
     if outcome.store in ASYNCHRONOUS:
-        lines.append(f"{_window(outcome)} {ASYNCHRONOUS[outcome.store]}")
+        lines.append(f"{_window(outcome)} {ASYNCHRONOUS[outcome.store]} {CLOSED}")
     return "\n".join(lines) + "\n"
 
 

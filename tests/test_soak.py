@@ -20,7 +20,7 @@ FINDINGS = ("lost", "resurrected", "torn")
 
 
 def soak(store: str, *, status: int) -> dict[str, str]:
-    """A run; its row of the table. It runs apart, since it may take a network of its own."""
+    """A run, in a process of its own, since it takes a network of its own; its row of the table."""
     command = (PYTHON, "-m", "soak", "--store", store, "--seconds", SECONDS)
     done = subprocess.run(command, cwd=TEMPLATE, capture_output=True, text=True, check=False)
     assert done.returncode == status, done.stdout + done.stderr
@@ -35,6 +35,14 @@ def test_nothing_that_was_acknowledged_is_lost(store: str) -> None:
     assert [row[name] for name in FINDINGS] == ["0", "0", "0"]
     assert ("store killed" in row["faults"]) is (store in ("postgresql", "valkey"))
     assert "worker killed" in row["faults"]
+
+
+@pytest.mark.parametrize("store", ["sentinel", "cluster"])
+def test_a_failover_tears_nothing(store: str) -> None:
+    row = soak(store, status=0)
+    assert int(row["acknowledged"]) > 0
+    assert row["torn"] == "0"
+    assert "primary killed" in row["faults"]
 
 
 def test_a_store_that_loses_writes_is_found_out() -> None:
