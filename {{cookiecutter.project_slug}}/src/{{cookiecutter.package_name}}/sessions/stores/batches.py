@@ -65,9 +65,10 @@ class Batches:
 
     async def aclose(self) -> None:
         """Wait for what is under way, and disconnect."""
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        for connection in self._idle:
-            await connection.close()
+        if self._loop is asyncio.get_running_loop():  # one that is closed has closed its own
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            for connection in self._idle:
+                await connection.close()
         await self._client.aclose()
 
     async def _serve(self, connection: _Connection) -> None:

@@ -84,6 +84,7 @@ class _Sentinels:
         tls = {name: value for name, value in uri.options.items() if name.startswith("ssl_")}
         no_retry = Retry(NoBackoff(), retries=0)
         self._options = {"ssl": uri.is_tls, "retry": no_retry, **tls, **uri.sentinel_login}
+        self._options["decode_responses"] = True
         # One that does not answer leaves time for the others, and for the server itself.
         self._timeout = uri.options["socket_connect_timeout"] / (len(uri.addresses) + 1)
 
