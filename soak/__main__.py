@@ -18,7 +18,7 @@ from .replicated import cluster, sentinel
 from .report import Outcome, details, table
 from .site import Site
 from .stores import Open, file, postgresql, snapshots, sqlite, valkey
-from .workload import Clients
+from .workload import VISITORS, Clients
 
 STORES: dict[str, Open] = {
     "file": file,
@@ -50,7 +50,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--store", action="append", choices=[*STORES, "snapshots"], help="one of them; all in turn")
     add("--seconds", type=float, default=60, help="of load and faults, for each store  [60]")
     add("--workers", type=_at_least_two, default=2, help="of the app  [2]")
-    add("--clients", type=int, default=2, help="processes of eight visitors each  [2]")
+    add("--clients", type=int, default=2, help=f"processes of {VISITORS} visitors each  [2]")
     add("--seed", type=int, default=0, help="of faults and visitors  [0]")
     return parser.parse_args(arguments)
 
@@ -82,7 +82,7 @@ def soak(name: str, network: Network, options: argparse.Namespace) -> Outcome:
         site.wait_until_ready()
         ledgers = clients.ledgers()
         asyncio.run(check(ledgers, site.port))
-        return Outcome(name, began, ended, ledgers, events)
+        return Outcome(name, options.clients * VISITORS, began, ended, ledgers, events)
 
 
 if __name__ == "__main__":

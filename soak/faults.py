@@ -25,6 +25,7 @@ class Fault:
     kind: str
     act: Callable[[float], None]
     is_possible: Callable[[], bool] = lambda: True
+    is_of_store: bool = True
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Event:
     """A fault that happened, by the monotonic clock."""
 
     kind: str
+    is_of_store: bool
     began: float
     ended: float
 
@@ -49,7 +51,7 @@ def disturb(faults: list[Fault], seconds: float, random: Random) -> list[Event]:
             continue
         began = time.monotonic()
         fault.act(random.uniform(longest / 4, longest))
-        events.append(Event(fault.kind, began, time.monotonic()))
+        events.append(Event(fault.kind, fault.is_of_store, began, time.monotonic()))
         waiting.remove(fault)
         if not waiting:
             waiting = random.sample(faults, len(faults))
@@ -75,10 +77,13 @@ def faults_of_processes(site: Site, clients: Clients, random: Random) -> list[Fa
         time.sleep(seconds)
         _signal(worker, signal.SIGCONT)
 
+    def kill_client(seconds: float) -> None:
+        clients.kill_one(random)
+
     return [
-        Fault("worker killed", kill_worker, site.is_complete),
-        Fault("worker paused", pause_worker, site.is_complete),
-        Fault("client killed", lambda seconds: clients.kill_one(random)),
+        Fault("worker killed", kill_worker, site.is_complete, is_of_store=False),
+        Fault("worker paused", pause_worker, site.is_complete, is_of_store=False),
+        Fault("client killed", kill_client, is_of_store=False),
     ]
 
 

@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Struct
 
 Act = Literal["begin", "put", "count", "read", "rotate", "sign-out"]
-Fault = Literal["lost", "resurrected", "torn"]
+Kind = Literal["lost", "resurrected", "torn"]
 COUNTER = "count"
 GONE = "gone"  # an answer that only somebody without a session gets
 
@@ -63,7 +63,7 @@ _decoder = msgspec.json.Decoder(Line)
 class Finding(Struct):
     """A broken promise: ``writes`` of them, acknowledged (where lost) or seen ``at`` that time."""
 
-    fault: Fault
+    kind: Kind
     session: str
     what: str
     at: float
@@ -135,8 +135,8 @@ class Owed:
             elif key not in self.tried or value != self.value(key):
                 yield f"{key} holds {value!r}"
 
-    def _finding(self, fault: Fault, what: str, at: float, writes: int = 1) -> Finding:
-        return Finding(fault, self.name, what, at, writes)
+    def _finding(self, kind: Kind, what: str, at: float, writes: int = 1) -> Finding:
+        return Finding(kind, self.name, what, at, writes)
 
 
 class Ledger:

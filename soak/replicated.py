@@ -59,14 +59,8 @@ class Replicated(ABC):
         """Whether another one does now what this primary did."""
 
     @abstractmethod
-    def _is_whole(self) -> bool:
-        """Whether each primary has its replicas, and all agree."""
-
     def is_whole(self) -> bool:
-        try:
-            return self._is_whole()
-        except RedisError:  # a node is loading, or away
-            return False
+        """Whether each primary has its replicas, and all agree."""
 
     @contextmanager
     def running(self, random: Random) -> Iterator[Store]:
@@ -75,7 +69,7 @@ class Replicated(ABC):
             for node in self._all:
                 stack.callback(node.stop)
             self.join()
-            wait_until(self.is_whole, "a store of all nodes")
+            wait_until(partial(_surely, self.is_whole), "a store of all nodes")
             yield Store.in_cache(self.uri, self._faults(random))
 
     def _faults(self, random: Random) -> list[Fault]:
@@ -85,21 +79,22 @@ class Replicated(ABC):
             node = random.choice(self.primaries())
             begin(node)
             try:
-                wait_until(lambda: self.has_successor(node), "a failover")
+                wait_until(partial(_surely, self.has_successor, node), "a failover")
                 time.sleep(seconds)
             finally:
                 end(node)
 
         acts: dict[str, Callable[[float], None]] = {
             "primary killed": partial(fail_over, Valkey.kill, Valkey.start),
-            "primary cut off with the app": partial(fail_over, self._part, self._rejoin),
+            "primary cut off from its peers": partial(fail_over, self._part, self._rejoin),
             f"primary {self.nodes[0].host.cut_name}": partial(fail_over, Valkey.cut, Valkey.mend),
             "primary paused": partial(fail_over, Valkey.pause, Valkey.resume),
             "store killed": self._kill_all,
         }
         if not self.nodes[0].host.can_be_cut:
-            del acts["primary cut off with the app"]
-        return [Fault(kind, act, self.is_whole) for kind, act in acts.items()]
+            del acts["primary cut off from its peers"]
+        is_whole = partial(_surely, self.is_whole)
+        return [Fault(kind, act, is_whole) for kind, act in acts.items()]
 
     def _part(self, node: Valkey) -> None:
         node.host.part(each.host for each in self._all if each is not node)
@@ -155,7 +150,7 @@ class Sentinels(Replicated):
     def has_successor(self, node: Valkey) -> bool:
         return all(self._primary(each) != node.address for each in self._sentinels)
 
-    def _is_whole(self) -> bool:
+    def is_whole(self) -> bool:
         return (
             len({self._primary(each) for each in self._sentinels}) == 1
             and all(map(self._knows_all, self._sentinels))
@@ -211,12 +206,20 @@ class Cluster(Replicated):
         others = [each for each in self.nodes if each is not node]
         return not any(_seen_by(each)[self._ids[node]].slots for each in others)
 
-    def _is_whole(self) -> bool:
+    def is_whole(self) -> bool:
         return (
             _are_linked(self.nodes, primaries=3)
             and all("cluster_state:ok" in node.ask("CLUSTER", "INFO") for node in self.nodes)
             and not any(each.is_failing for node in self.nodes for each in _seen_by(node).values())
         )
+
+
+def _surely(question: Callable[..., bool], *arguments: object) -> bool:
+    """The answer, or False where a node that was asked is loading, or away."""
+    try:
+        return question(*arguments)
+    except RedisError:
+        return False
 
 
 def _are_linked(nodes: list[Valkey], *, primaries: int) -> bool:

@@ -7,22 +7,24 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
+from typing import get_args
 
 from .faults import Event
-from .ledger import Answered, Asked, Finding, Ledger
+from .ledger import Answered, Asked, Finding, Kind, Ledger
 
 SHOWN = 5  # findings
+LAG = 1.0  # seconds: a replica may be so far behind when its primary fails
 SLOW = 0.5  # seconds: an answer that takes longer is none to a visitor
 # Stores that acknowledge a write before their replicas have it: what bounds the loss of a failover.
 ASYNCHRONOUS = {
     "sentinel": (
-        "A primary that is cut off goes on until a Sentinel reaches it again. On the servers,"
-        " min-replicas-to-write 1 with min-replicas-max-lag N makes it refuse writes after N + 1"
+        "A primary that only its peers can't reach takes writes until some 10 s after a Sentinel"
+        " reaches it again. On the servers, min-replicas-to-write 1 with min-replicas-max-lag N makes it refuse writes after N + 1"
         " seconds."
     ),
     "cluster": (
-        "A primary that is cut off refuses writes after cluster-node-timeout (2 s here). On the"
-        " servers, min-replicas-to-write 1 with min-replicas-max-lag N makes it refuse them after"
+        "A primary that its peers can't reach refuses writes after cluster-node-timeout (2 s here)."
+        " On the servers, min-replicas-to-write 1 with min-replicas-max-lag N makes it refuse them after"
         " N + 1 seconds."
     ),
 }
@@ -37,6 +39,7 @@ class Outcome:
     """One run on one store, between two times of the monotonic clock."""
 
     store: str
+    visitors: int  # at once
     began: float
     ended: float
     ledgers: list[Ledger]
@@ -45,8 +48,7 @@ class Outcome:
     @property
     def is_broken(self) -> bool:
         """Whether a promise was."""
-        faults = {finding.fault for finding in self.findings}
-        return "torn" in faults if self.store in ASYNCHRONOUS else bool(faults)
+        return self.count("torn") > 0 if self.store in ASYNCHRONOUS else bool(self.findings)
 
     @cached_property
     def findings(self) -> list[Finding]:
@@ -75,24 +77,24 @@ class Outcome:
     def acknowledged(self) -> int:
         """Writes that were."""
         return sum(
-            asked.act != "read" and asked.is_promise and answered is not None
+            answered is not None
+            and not answered.failure
+            and asked.is_promise
+            and asked.act != "read"
             for asked, answered in self.requests
-            if answered is None or not answered.failure
         )
 
-    def count(self, fault: str) -> int:
+    def count(self, kind: Kind) -> int:
         """Broken promises of one kind, in writes."""
-        return sum(finding.writes for finding in self.findings if finding.fault == fault)
+        return sum(finding.writes for finding in self.findings if finding.kind == kind)
 
     @cached_property
-    def outages(self) -> list[list[float]]:
-        """For each visitor, seconds from a request that failed or was slow to the next answer."""
+    def outages(self) -> list[float]:
+        """Seconds from each visitor's request that failed or was slow to the next answer."""
         answered = [(asked, answer) for asked, answer in self.requests if answer is not None]
         answered.sort(key=lambda each: (each[0].visitor, each[1].at))
-        return [
-            list(_outages(requests))
-            for _, requests in groupby(answered, lambda each: each[0].visitor)
-        ]
+        visits = groupby(answered, lambda each: each[0].visitor)
+        return [seconds for _, requests in visits for seconds in _outages(requests)]
 
 
 def _outages(requests: Iterable[tuple[Asked, Answered]]) -> Iterable[float]:
@@ -115,8 +117,8 @@ def table(outcomes: Iterable[Outcome]) -> str:
     for outcome in outcomes:
         kinds = Counter(event.kind for event in outcome.events)
         faults = ", ".join(f"{kind} {count}x" for kind, count in kinds.items())
-        unavailable = sum(map(sum, outcome.outages)) / max(1, len(outcome.outages))
-        found = " | ".join(str(outcome.count(kind)) for kind in ("lost", "resurrected", "torn"))
+        unavailable = sum(outcome.outages) / outcome.visitors
+        found = " | ".join(str(outcome.count(kind)) for kind in get_args(Kind))
         rows.append(
             f"| {outcome.store} | {outcome.ended - outcome.began:.0f} | {len(outcome.requests)} "
             f"| {faults} | {unavailable:.1f} | {outcome.acknowledged} | {found} |"
@@ -126,15 +128,15 @@ def table(outcomes: Iterable[Outcome]) -> str:
 
 def details(outcome: Outcome) -> str:
     """What stands behind its row."""
-    longest = max((seconds for each in outcome.outages for seconds in each), default=0)
-    failures = ", ".join(f"{count} {kind}" for kind, count in outcome.failures.most_common())
+    longest = max(outcome.outages, default=0)
+    failures = ", ".join(f"{kind} {count}x" for kind, count in outcome.failures.most_common())
     lines = [
         f"Unavailable: of an average visitor's seconds; at most {longest:.1f} at once."
         f" Requests without an answer: {failures or 'none'}.",
     ]
     for finding in outcome.findings[:SHOWN]:
         lines.append(
-            f"{finding.fault}: session {finding.session}, {finding.what}, at"
+            f"{finding.kind}: session {finding.session}, {finding.what}, at"
             f" {finding.at - outcome.began:.2f} s {_place(finding, outcome)}"
         )
     if len(outcome.findings) > SHOWN:
@@ -145,8 +147,8 @@ def details(outcome: Outcome) -> str:
 
 
 def _place(finding: Finding, outcome: Outcome) -> str:
-    """Where among the faults it is."""
-    event = _nearest(finding, outcome)
+    """Where among the faults of the store it is."""
+    event = _cause(finding, outcome)
     return f"({finding.at - event.began:+.2f} s to: {event.kind})" if event else ""
 
 
@@ -155,7 +157,7 @@ def _window(outcome: Outcome) -> str:
     offsets = [
         finding.at - event.began
         for finding in outcome.findings
-        if finding.fault == "lost" and (event := _nearest(finding, outcome))
+        if finding.kind == "lost" and (event := _cause(finding, outcome))
     ]
     if not offsets:
         return "Nothing was lost this time."
@@ -165,5 +167,7 @@ def _window(outcome: Outcome) -> str:
     )
 
 
-def _nearest(finding: Finding, outcome: Outcome) -> Event | None:
-    return min(outcome.events, key=lambda event: abs(finding.at - event.began), default=None)
+def _cause(finding: Finding, outcome: Outcome) -> Event | None:
+    """The last fault of the store that had begun by then, or was about to."""
+    events = [event for event in outcome.events if event.is_of_store]
+    return next((event for event in reversed(events) if event.began < finding.at + LAG), None)

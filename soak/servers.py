@@ -132,7 +132,7 @@ class Valkey(Server):
         command += ["--bind", host.address, "--port", port, "--dir", folder, *options]
         super().__init__(host, port, [*command, "--protected-mode", "no"])
         self._client = Redis(
-            host.address, port, socket_timeout=1, socket_connect_timeout=1, decode_responses=True
+            host.address, port, socket_timeout=2, socket_connect_timeout=2, decode_responses=True
         )
 
     def is_ready(self) -> bool:

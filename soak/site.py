@@ -54,8 +54,16 @@ class Site:
         self._process = subprocess.Popen(self._command("run", *options), **self._options())
 
     def wait_until_ready(self) -> None:
-        """Until every worker runs and the store answers."""
-        wait_until(lambda: self.is_complete() and self._is_healthy(), f"the app ({self._log})")
+        """Until every worker runs and the store answers.
+
+        Raises:
+            RuntimeError: that takes too long.
+        """
+        try:
+            wait_until(lambda: self.is_complete() and self._is_healthy(), "the app")
+        except TimeoutError as error:
+            last = self._log.read_text().splitlines()[-20:]
+            raise RuntimeError("\n".join([f"{error}. The last lines of its log:", *last])) from None
 
     def is_complete(self) -> bool:
         """Whether every worker runs."""

@@ -77,7 +77,7 @@ class Client:
         ledger.judge("session", session_id, data, 0)
         found: Counter[str] = Counter()
         for finding in ledger.findings:
-            found[finding.fault] += finding.writes
+            found[finding.kind] += finding.writes
         return dict(found)
 
 
