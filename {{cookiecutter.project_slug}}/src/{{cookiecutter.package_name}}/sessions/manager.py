@@ -149,14 +149,16 @@ class SessionManager:
             content = _decode(record.data)
         except (ValueError, RecursionError):
             content = {}
-        known = isinstance(content, OwnedData)
-        last_use = self._expiry.last_use(record.created, record.expires)
+        known = content if isinstance(content, OwnedData) else None
+        signed_in = known.signed_in if known else record.created
         return OwnedSession(
             key=key,
             is_current=key == session._key,
-            signed_in_at=_utc(content.signed_in if known else record.created),
-            last_seen_at=None if last_use is None else _utc(last_use),
-            user_agent=content.user_agent if known else None,
+            signed_in_at=_utc(signed_in),
+            last_seen_at=_utc(
+                max(signed_in, self._expiry.last_use(record.created, record.expires))
+            ),
+            user_agent=known.user_agent if known else None,
         )
 
     def _open(self, session_id: str, key: str, record: Record | None) -> Session | None:
