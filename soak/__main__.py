@@ -75,6 +75,7 @@ def soak(name: str, network: Network, options: argparse.Namespace) -> Outcome:
         began = time.monotonic()
         clients = Clients(folder / "ledgers", site.port, options.clients, options.seed)
         stack.callback(clients.kill)
+        clients.wait_until_busy()
         faults = interleave(store.faults, faults_of_processes(site, clients, random))
         events = disturb(faults, options.seconds, random)
         clients.stop()

@@ -16,8 +16,8 @@ from redis.exceptions import RedisError
 from .faults import Fault
 from .network import Network
 from .servers import DURABLE, Valkey
-from .site import wait_until
 from .stores import Store
+from .waiting import wait_until
 
 PROMPT = ("--repl-diskless-sync-delay", 0)  # a replica that is asked to copy does so at once
 

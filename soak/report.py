@@ -14,7 +14,7 @@ from .ledger import Answered, Asked, Finding, Kind, Ledger
 
 SHOWN = 5  # findings
 LAG = 0.25  # seconds: a replica may be so far behind when its primary fails
-SLOW = 0.5  # seconds: an answer that takes longer is none to a visitor
+SLOW = 1.0  # seconds: an answer that takes longer is none to a visitor
 # Stores that acknowledge a write before their replicas have it: what bounds the loss of a failover.
 ASYNCHRONOUS = {
     "sentinel": (
@@ -27,8 +27,8 @@ ASYNCHRONOUS = {
 }
 BOUNDED = (
     "On the servers, min-replicas-to-write 1 with min-replicas-max-lag N bounds that to N + 1 s."
-    " What is under way to a replica when its primary dies stays at risk: only WAIT after each write"
-    " or synchronous replication closes that. What may not be lost belongs in PostgreSQL."
+    " What is under way to a replica when its primary dies stays at risk: only WAIT after each"
+    " write or synchronous replication closes that. What may not be lost belongs in PostgreSQL."
 )
 
 

@@ -16,7 +16,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from .network import Host
-from .site import wait_until
+from .waiting import wait_until
 
 # Valkey, so that what was acknowledged survives any crash of the server, and of the machine.
 DURABLE = ("--save", "", "--appendonly", "yes", "--appendfsync", "always")

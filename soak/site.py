@@ -7,8 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from contextlib import suppress
 from http.client import HTTPConnection
 from pathlib import Path
@@ -17,22 +15,10 @@ from typing import Any
 from benchmarks.project import PACKAGE, bake
 
 from .network import Host
+from .waiting import wait_until
 
 PAGES = Path(__file__).parent / "pages.py"
 REPOSITORY = PAGES.parent.parent
-
-
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = 30) -> None:
-    """Ask again and again.
-
-    Raises:
-        TimeoutError: it has not become true in so many seconds.
-    """
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{what}: not within {seconds:.0f} s")
-        time.sleep(0.02)
 
 
 class Site:

@@ -13,9 +13,11 @@ from pathlib import Path
 
 from .client import FAILURES, Answer, Client
 from .ledger import GONE, Act, Answered, Asked, Ledger, Owed, Saw
+from .waiting import wait_until
 
 REPOSITORY = Path(__file__).parent.parent
 VISITORS = 8  # in each client
+BUSY = 10_000  # bytes of a ledger: some hundred lines
 MAX_KEYS = 60  # in one session
 PAUSE = 0.01  # seconds, between two steps of a visitor
 PATIENCE = 0.1  # seconds, before the next one after a failure
@@ -144,6 +146,11 @@ class Clients:
         self._names = itertools.count()
         self._running = [self._start() for _ in range(number)]
 
+    def wait_until_busy(self) -> None:
+        """Until there is something to lose."""
+        paths = list(map(self._ledger, range(len(self._running))))
+        wait_until(lambda: all(_size(path) > BUSY for path in paths), "the clients' start")
+
     def kill_one(self, random: random.Random) -> None:
         """End one as hard as can be, and start another."""
         client = self._running.pop(random.randrange(len(self._running)))
@@ -174,11 +181,17 @@ class Clients:
 
     def _start(self) -> subprocess.Popen[bytes]:
         name = next(self._names)
-        path = self._folder / f"{name}.jsonl"
-        told = (str(self._port), str(path), str(name), str(self._seed))
+        told = (str(self._port), str(self._ledger(name)), str(name), str(self._seed))
         return subprocess.Popen(
             [sys.executable, "-m", __name__, *told], cwd=REPOSITORY, start_new_session=True
         )
+
+    def _ledger(self, name: int) -> Path:
+        return self._folder / f"{name}.jsonl"
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 if __name__ == "__main__":
