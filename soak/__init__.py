@@ -16,5 +16,5 @@ for a network that is cut. Linux only.
     site.py        the app and its workers
     stores.py, replicated.py, servers.py, network.py    what the sessions are kept in
     faults.py      what goes wrong, and when
-    check.py, report.py, __main__.py    the end, the table, the run
+    check.py, report.py    the end: every session, and the table
 """

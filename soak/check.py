@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import closing
 from typing import Any
 
 from .client import FAILURES, Client
@@ -19,18 +20,19 @@ async def check(ledgers: list[Ledger], port: int) -> None:
     Raises:
         RuntimeError: one can't be read.
     """
-    client, turn = Client(port), asyncio.Semaphore(AT_ONCE)
+    turn = asyncio.Semaphore(AT_ONCE)
 
     async def judge(ledger: Ledger, owed: Owed, session_id: str) -> None:
         async with turn:
             data = await _read(client, session_id)
         ledger.judge(owed.name, session_id, data, time.monotonic())
 
-    async with asyncio.TaskGroup() as tasks:
-        for ledger in ledgers:
-            for owed in ledger.sessions.values():
-                for session_id in filter(None, [*owed.dead, owed.id]):
-                    tasks.create_task(judge(ledger, owed, session_id))
+    with closing(Client(port)) as client:
+        async with asyncio.TaskGroup() as tasks:
+            for ledger in ledgers:
+                for owed in ledger.sessions.values():
+                    for session_id in filter(None, [*owed.dead, owed.id]):
+                        tasks.create_task(judge(ledger, owed, session_id))
 
 
 async def _read(client: Client, session_id: str) -> dict[str, Any]:

@@ -57,6 +57,11 @@ class Client:
         self._idle.append((reader, writer))
         return answer
 
+    def close(self) -> None:
+        """Hang up."""
+        for _, writer in self._idle:
+            writer.close()
+
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         while self._idle:
             reader, writer = self._idle.pop(random.randrange(len(self._idle)))

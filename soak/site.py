@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import closing, suppress
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ class Site:
         self.port = Host("127.0.0.1").free_port()
         self._number = workers
         self._log = folder / "site.log"
+        self._output = self._log.open("ab")
         self._project = bake(REPOSITORY, folder)
         package = self._project / "src" / PACKAGE
         shutil.copy(PAGES, package / "soak.py")
@@ -72,10 +73,13 @@ class Site:
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
+            self._output.close()
 
     def _is_healthy(self) -> bool:
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=5)
-        with suppress(OSError):
+        with (
+            suppress(OSError),
+            closing(HTTPConnection("127.0.0.1", self.port, timeout=5)) as connection,
+        ):
             connection.request("GET", "/healthz")
             return connection.getresponse().status == 200
         return False
@@ -85,11 +89,5 @@ class Site:
 
     def _options(self) -> dict[str, Any]:
         environment = os.environ | {"PYTHONPATH": str(self._project / "src")}
-        log = self._log.open("ab")
-        return {
-            "cwd": self._project,
-            "env": environment,
-            "stdout": log,
-            "stderr": log,
-            "start_new_session": True,
-        }
+        output = {"stdout": self._output, "stderr": self._output}
+        return {"cwd": self._project, "env": environment, "start_new_session": True, **output}

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 from .client import FAILURES, Answer, Client
@@ -129,10 +130,11 @@ class Visitor:
 async def _serve(port: int, path: Path, name: int) -> None:
     over = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, over.set)
-    client, ledger, numbers = Client(port), Ledger(path), itertools.count()
-    async with asyncio.TaskGroup() as tasks:
-        for number in range(name * VISITORS, (name + 1) * VISITORS):
-            tasks.create_task(Visitor(number, client, ledger, numbers).visit(over))
+    ledger, numbers = Ledger(path), itertools.count()
+    with closing(Client(port)) as client:
+        async with asyncio.TaskGroup() as tasks:
+            for number in range(name * VISITORS, (name + 1) * VISITORS):
+                tasks.create_task(Visitor(number, client, ledger, numbers).visit(over))
 
 
 class Clients:
@@ -151,9 +153,9 @@ class Clients:
         paths = list(map(self._ledger, range(len(self._running))))
         wait_until(lambda: all(_size(path) > BUSY for path in paths), "the clients' start")
 
-    def kill_one(self, random: random.Random) -> None:
+    def kill_one(self, chance: random.Random) -> None:
         """End one as hard as can be, and start another."""
-        client = self._running.pop(random.randrange(len(self._running)))
+        client = self._running.pop(chance.randrange(len(self._running)))
         client.kill()
         client.wait()
         self._running.append(self._start())
