@@ -96,12 +96,14 @@ class Outcome:
 
 
 def _outages(requests: Iterable[tuple[Asked, Answered]]) -> Iterable[float]:
-    since = None
+    since, until = None, 0.0
     for asked, answered in requests:
         if answered.failure or answered.at - asked.at > SLOW:
-            since = asked.at if since is None else min(since, asked.at)
+            began = max(asked.at, until)  # of several requests at once, each second counts once
+            since = began if since is None else min(since, began)
         if since is not None and not answered.failure:
-            yield answered.at - since
+            until = answered.at
+            yield until - since
             since = None
 
 

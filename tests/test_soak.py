@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from soak.ledger import Answered, Asked, Ledger, Saw
+from soak.report import Outcome
 
 from .conftest import PYTHON, TEMPLATE
 
@@ -156,3 +157,13 @@ class TestLedger:
         client._ledger.write(Saw("session", "one", 0, {"a": "session/a", "count": 2}))
         assert client.finds("one", **WHOLE) == {"lost": 1}
         assert client.finds("one", a="session/a", count=2) == {"lost": 1}
+
+
+def test_seconds_without_an_answer_count_once() -> None:
+    ledger = Ledger()
+    times = [(0, 0.1, ""), (1, 3, "503"), (1, 4, ""), (1, 4.5, ""), (5, 5.1, "")]
+    for number, (asked, answered, failure) in enumerate(times):
+        ledger.asked[number] = Asked(number, asked, 0, "session", "read")
+        ledger.answered[number] = Answered(number, answered, failure)
+    outcome = Outcome("file", 1, 0, 6, [ledger], [])
+    assert sum(outcome.outages) == 3.5
