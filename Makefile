@@ -3,6 +3,8 @@
 # make test  lints, type-checks and tests the template and every combination of its answers
 # make bench  measures a generated app beside its peers: see benchmarks/__init__.py;
 #            ARGS="--quick" takes two minutes, ARGS="--only 'cache read'" picks rows
+# make soak  kills, pauses and cuts off what a generated app under load needs: see soak/__init__.py;
+#            ARGS="--store valkey --seconds 600" picks a store, and how long
 # make pictures  draws those of README.md anew: see pictures/__init__.py
 #
 # All install what they need first, pinned and with hashes: into .venv, and make bench, whose
@@ -15,10 +17,10 @@ ARGS ?=
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo $$python && break; done)
-PYTHON_FILES := benchmarks hooks pictures tests new.py template_extension.py
+PYTHON_FILES := benchmarks hooks pictures soak tests new.py template_extension.py
 INSTALL := -m pip install --quiet --disable-pip-version-check --require-hashes
 
-.PHONY: new test bench pictures pins
+.PHONY: new test bench soak pictures pins
 .SILENT: new
 
 new: .venv/new
@@ -37,6 +39,9 @@ bench: .venv-bench/done
 pictures: .venv/dev
 	.venv/bin/python -m tests.browser
 	.venv/bin/python -m pictures
+
+soak: .venv/dev
+	.venv/bin/python -m soak $(ARGS)
 
 # After a change of pyproject.toml, or for newer versions.
 pins:

@@ -1,0 +1,56 @@
+"""What a visitor can do. A copy of this module becomes part of the generated project."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+
+async def read(request: Request) -> Response:
+    return _answer(dict(request.session))
+
+
+async def put(request: Request) -> Response:
+    """Also what begins a session."""
+    request.session[request.query_params["key"]] = request.query_params["value"]
+    return _answer({})
+
+
+async def count(request: Request) -> Response:
+    session = request.session
+    session["count"] = session.get("count", 0) + 1
+    return _answer({"count": session["count"]})
+
+
+async def rotate(request: Request) -> Response:
+    """As a sign-in."""
+    session: Any = request.session
+    session.owner = request.query_params["user"]
+    session.rotate_id()
+    return _answer({})
+
+
+async def sign_out(request: Request) -> Response:
+    session: Any = request.session
+    session.flush()
+    return _answer({})
+
+
+def _answer(data: dict[str, Any]) -> Response:
+    return JSONResponse(data)
+
+
+routes = [
+    Route(f"/soak/{act}", page, methods=["POST"])
+    for act, page in {
+        "begin": put,
+        "put": put,
+        "count": count,
+        "read": read,
+        "rotate": rotate,
+        "sign-out": sign_out,
+    }.items()
+]
