@@ -159,12 +159,7 @@ def revoke(
         )
     place = _Place(environment)
     if not yes:
-        _require_terminal()
-        if owner is not None:
-            which = f"{_sessions(place.run(lambda store: _count_owned(store, owner)))} of this user"
-        else:
-            which = "all sessions" if every else "the sessions that began longer ago than that"
-        click.confirm(f"{place}\nEnd {which}? This can't be undone", abort=True, err=True)
+        _ask(place, owner, every)
 
     async def revoke_all(store: SessionStore, progress: _Progress) -> None:
         if owner is not None:
@@ -299,9 +294,14 @@ def _change(
         click.echo(f"{_sessions(progress.count)} {verb}.")
 
 
-def _require_terminal() -> None:
+def _ask(place: _Place, owner: str | None, every: bool) -> None:
     if not sys.stdin.isatty():
         raise WrongUsage("this can't be undone, and there is no terminal to ask on: give --yes")
+    if owner is not None:
+        which = f"{_sessions(place.run(lambda store: _count_owned(store, owner)))} of this user"
+    else:
+        which = "all sessions" if every else "the sessions that began longer ago than that"
+    click.confirm(f"{place}\nEnd {which}? This can't be undone", abort=True, err=True)
 
 
 async def _scan(store: SessionStore) -> AsyncIterator[Page]:
