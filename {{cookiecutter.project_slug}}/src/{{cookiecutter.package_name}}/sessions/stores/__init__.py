@@ -58,7 +58,11 @@ def open_store(config: ProjectConfig) -> SessionStore:
             case DatabaseStoreConfig():
                 from .database import DatabaseStore
 
-                return DatabaseStore(_url(config))
+                assert config.database is not None
+                pool_size, pool_timeout = config.database.pool_size, config.database.pool_timeout
+                return DatabaseStore(
+                    config.database.url, pool_size=pool_size, pool_timeout=pool_timeout
+                )
             case _:
                 from .memory import MemoryStore
 
