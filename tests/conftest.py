@@ -41,6 +41,11 @@ KINDS = {
     "sqlite": {"session_store": "database"},
     "postgresql": {"session_store": "database", "_database_url": "postgresql://localhost/app"},
 }
+# The same store on more than one server.
+GROUPS = {
+    "sentinel": {"session_store": "cache", "_cache_uri": "redis+sentinel://localhost/app"},
+    "cluster": {"session_store": "cache", "_cache_uri": "redis+cluster://localhost"},
+}
 SHARED = [kind for kind in KINDS if kind != "memory"]  # by several workers
 PYTHON = sys.executable
 # The generated project's own module for real servers, run without leaving bytecode beside it.
@@ -73,7 +78,7 @@ def bake(cookies: Cookies) -> Bake:
 def project_on_all_stores(bake: Bake) -> Path:
     """A project with an environment for each kind of store, so that its tests run on all."""
     project = bake()
-    for kind, answers in KINDS.items():
+    for kind, answers in (KINDS | GROUPS).items():
         environment = bake(**answers, environment=kind) / "config" / f"{kind}.toml"
         (project / "config" / environment.name).write_bytes(environment.read_bytes())
     return project

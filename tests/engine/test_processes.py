@@ -90,11 +90,9 @@ def open_shared(shared: Shared) -> SessionStore:
     if kind == "file":
         return FileStore(where)
     if kind == "cache":
-        from redis.asyncio import Redis
-
         from my_app.sessions.stores.cache import CacheStore
 
-        return CacheStore(Redis.from_url(where), prefix=prefix)
+        return CacheStore(where, prefix=prefix)
     from my_app.sessions.stores.database import DatabaseStore
 
     return DatabaseStore(where)

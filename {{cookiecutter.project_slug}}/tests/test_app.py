@@ -7,7 +7,6 @@ import secrets
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from {{cookiecutter.package_name}}.config import (
     ProjectConfig,
     SessionConfig,
 )
-from {{cookiecutter.package_name}}.sessions import OwnedSession, StoreUnavailable
+from {{cookiecutter.package_name}}.sessions import StoreUnavailable
 from {{cookiecutter.package_name}}.sessions.stores.memory import MemoryStore
 
 FIREFOX = "Mozilla/5.0 (X11; Linux x86_64; rv:145.0) Gecko/20100101 Firefox/145.0"
@@ -47,7 +46,7 @@ def config(place: tuple[str, str]) -> ProjectConfig:
             store = MemoryStoreConfig()
         case "file", path:
             store = FileStoreConfig(path=path)
-        case "cache", uri:
+        case "cache" | "sentinel" | "cluster", uri:
             store = CacheStoreConfig(uri=uri)
         case _, url:
             session = SessionConfig(store=DatabaseStoreConfig())
@@ -215,13 +214,6 @@ class TestDevices:
     )
     def test_a_browser_has_a_short_name(self, user_agent: str | None, name: str) -> None:
         assert pages.browser_name(user_agent) == name
-
-    def test_a_sign_in_is_a_visit(self) -> None:
-        signed_in = datetime(2030, 1, 1, tzinfo=UTC)
-        day = timedelta(days=1)
-        for noted, seen in ((None, 0), (signed_in - day, 0), (signed_in + day, 1)):
-            device = OwnedSession("", False, signed_in, noted, None)
-            assert pages.last_seen(device) == signed_in + seen * day
 
 
 def test_no_form_is_taken_from_another_site(client: TestClient) -> None:

@@ -90,7 +90,7 @@ def test_a_migration_needs_a_database() -> None:
     ("store", "says"),
     [
         ('type = "cache"\nuri = "nosql://:s3cret@h"', "allowed schemes: "),
-        ('type = "cache"\nuri = "redis://:s3cret@h:port"', "Port could not be cast"),
+        ('type = "cache"\nuri = "redis://:s3cret@h:port"', "port of h: allowed: a number"),
     ],
 )
 def test_a_wrong_uri_is_refused_without_its_password(store: str, says: str) -> None:

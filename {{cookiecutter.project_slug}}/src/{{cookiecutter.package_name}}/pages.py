@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from datetime import datetime
 from functools import wraps
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.templating import Jinja2Templates
 
-from .sessions import OwnedSession, Session
+from .sessions import Session
 
 MAX_FIELD = 80  # characters of a submitted text
 MAX_DEVICES = 1000  # are read at most
@@ -123,7 +122,8 @@ async def devices(request: Request) -> Response:
     if session.owner is None:
         return _go_to("/")
     found = await session.list_owned(limit=MAX_DEVICES)
-    others = sorted((each for each in found if not each.is_current), key=last_seen, reverse=True)
+    others = [each for each in found if not each.is_current]
+    others.sort(key=lambda device: device.last_seen_at, reverse=True)
     templates: Jinja2Templates = request.app.state.templates
     return templates.TemplateResponse(
         request,
@@ -136,7 +136,6 @@ async def devices(request: Request) -> Response:
             "has_more": len(found) == MAX_DEVICES,
             "signed_out": session.pop("signed_out", None),
             "browser_name": browser_name,
-            "last_seen": last_seen,
         },
         headers=PRIVATE,
     )
@@ -167,11 +166,6 @@ def browser_name(user_agent: str | None) -> str:
         for names in (BROWSERS, PLATFORMS)
     )
     return f"{browser} on {platform}" if browser and platform else sent or "Unknown browser"
-
-
-def last_seen(device: OwnedSession) -> datetime:
-    """When it was there for sure: not every visit is noted, but each sign-in."""
-    return max(device.signed_in_at, device.last_seen_at or device.signed_in_at)
 
 
 routes = [
