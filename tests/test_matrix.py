@@ -36,6 +36,7 @@ FILES = {
         for name in (
             *("__init__.py", "__main__.py", "app.py", "checks.py", "pages.py"),
             *("cli/__init__.py", "cli/common.py", "cli/environments.py", "cli/serving.py"),
+            "cli/sessions.py",
             *("config/__init__.py", "config/dotenv.py", "config/editing.py"),
             *("config/environment.toml.jinja", "config/environments.py", "config/messages.py"),
             *("config/mistakes.py", "config/model.py", "config/questions.json"),
@@ -67,7 +68,7 @@ FILES = {
         "tests/test_custom_store.py",
         "tests/test_environments.py",
     ),
-    *("tests/test_sessions.py", "tests/test_stores.py"),
+    *("tests/test_sessions.py", "tests/test_sessions_command.py", "tests/test_stores.py"),
 }
 
 

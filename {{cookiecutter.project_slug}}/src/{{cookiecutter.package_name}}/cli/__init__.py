@@ -6,6 +6,7 @@ import click
 
 from .environments import config
 from .serving import migrate, run
+from .sessions import sessions
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -13,5 +14,5 @@ def main() -> None:
     """Run this project and look after its sessions."""
 
 
-for command in (run, migrate, config):
+for command in (run, migrate, config, sessions):
     main.add_command(command)

@@ -18,7 +18,6 @@ from ..checks import check
 from ..config import (
     OVERRIDE_PREFIX,
     CacheStoreConfig,
-    ConfigError,
     DatabaseStoreConfig,
     Key,
     ProjectConfig,
@@ -40,23 +39,13 @@ from ..config.environments import (
 )
 from ..config.sources import read_environment
 from ..sessions.stores import MissingPackage, describe_store, open_store
-from .common import WrongUsage, command_name
+from .common import Group, WrongUsage, command_name
 
 STORES: dict[str, str] = questions()["store"]["choices"]
 KEYS = {"database": "database.url", "cache": "middlewares.session.store.uri"}  # may hold a password
 
 
-class _Group(click.Group):
-    """A group in which a wrong configuration is one message."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except ConfigError as error:
-            raise WrongUsage(str(error)) from None
-
-
-@click.group(cls=_Group)
+@click.group(cls=Group)
 def config() -> None:
     """Add, move, show and check environments: config/ENV.toml."""
 

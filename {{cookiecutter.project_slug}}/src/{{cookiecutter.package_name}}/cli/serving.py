@@ -26,8 +26,8 @@ from ..config import (
 )
 from ..migrations import migrate as migrate_database
 from ..sessions import SessionStore, StoreNotReady, StoreUnavailable
-from ..sessions.stores import describe_store, open_store
-from .common import WrongUsage, command_name, environment_option
+from ..sessions.stores import describe_store
+from .common import WrongUsage, command_name, environment_option, open_configured_store
 
 GRACE = 7  # seconds for requests under way at SIGTERM: Docker kills after ten, closing takes some
 
@@ -113,11 +113,7 @@ def _migrate(url: str) -> None:
 
 def _prepare_store(config: ProjectConfig, sources: Sources, environment: str) -> None:
     """Say now what would otherwise show at the first request."""
-    try:
-        store = open_store(config)
-    except ConfigError as error:
-        key = tuple(str(error).partition(":")[0].split("."))
-        raise WrongUsage(f"{sources.variable(key) or sources.name}: {error}") from None
+    store = open_configured_store(config, sources)
     is_database = isinstance(config.middlewares.session.store, DatabaseStoreConfig)
     if is_database and config.database is not None and config.debug:
         _migrate(config.database.url)
