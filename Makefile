@@ -3,9 +3,10 @@
 # make test  lints, type-checks and tests the template and every combination of its answers
 # make bench  measures a generated app beside its peers: see benchmarks/__init__.py;
 #            ARGS="--quick" takes two minutes, ARGS="--only 'cache read'" picks rows
+# make compare  puts a generated app and its peers through the same promises: benchmarks/comparison.py
 #
-# All install what they need first, pinned and with hashes: into .venv, and make bench, whose
-# packages would change what the tests run on, into .venv-bench. Nothing is installed outside.
+# All install what they need first, pinned and with hashes: into .venv, and bench and compare,
+# whose packages would change what the tests run on, into .venv-bench. Nothing is installed outside.
 
 OUT ?= ..
 ARGS ?=
@@ -16,7 +17,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 PYTHON_FILES := benchmarks hooks tests new.py template_extension.py
 INSTALL := -m pip install --quiet --disable-pip-version-check --require-hashes
 
-.PHONY: new test bench pins
+.PHONY: new test bench compare pins
 .SILENT: new
 
 new: .venv/new
@@ -30,6 +31,9 @@ test: .venv/dev
 
 bench: .venv-bench/done
 	.venv-bench/bin/python -m benchmarks $(ARGS)
+
+compare: .venv-bench/done
+	.venv-bench/bin/python -m benchmarks.comparison $(ARGS)
 
 # After a change of pyproject.toml, or for newer versions.
 pins:
