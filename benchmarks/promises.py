@@ -81,12 +81,12 @@ class Browser:
             messages.append(message)
 
         self.setup.errors.clear()
-        error = ""
         try:
             await self.app(self._scope(f"/act/{action}", query), inbox.get, send)
         except Exception as raised:
             self.setup.errors.append(raised)
-        error = " ".join(str(each) for each in self.setup.errors)
+        notes = (note for each in self.setup.errors for note in getattr(each, "__notes__", ()))
+        error = " ".join([*map(str, self.setup.errors), *notes])
         if not messages:
             return Reply(500, None, MutableHeaders(), error)
         raw = messages[0].get("headers", ())  # Django's names are not in lower case
@@ -281,7 +281,7 @@ async def reading(visit: Visit) -> Finding:
     browser = await visit.signed_in()
     with visit.lab.watch.calls() as calls:
         reply = await browser.act("read", key="user")
-    return _cost(str(calls), calls.write, reply)
+    return _cost(str(calls), calls.is_write, reply)
 
 
 async def untouched(visit: Visit) -> Finding:
@@ -289,7 +289,7 @@ async def untouched(visit: Visit) -> Finding:
     browser = await visit.signed_in()
     with visit.lab.watch.calls() as calls:
         reply = await browser.act("untouched")
-    finding = _cost(str(calls), calls.write, reply)
+    finding = _cost(str(calls), calls.is_write, reply)
     if finding.verdict == "yes" and calls.names:
         return Finding("partly", f"{calls}")
     return finding

@@ -20,8 +20,8 @@ class Calls:
     inner: list[str] = field(default_factory=list)
 
     @property
-    def write(self) -> bool:
-        """Whether anything changed, an expiry included."""
+    def is_write(self) -> bool:
+        """Whether anything may have changed, an expiry included."""
         scripts = {"EVAL", "EVALSHA", "FCALL"}
         return not _READS | scripts >= {*self.names, *self.inner}
 
