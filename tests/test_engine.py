@@ -24,9 +24,13 @@ def project(project_on_all_stores: Path) -> Path:
 
 @pytest.mark.parametrize("file", FILES)
 def test_the_engine_holds(project: Path, file: str) -> None:
+    if file == "test_pgbouncer.py" and shutil.which("pgbouncer") is None:
+        pytest.skip("apt-get install pgbouncer")
     command = (PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"tests/{file}")
     printed = run(project, *command)
-    assert re.search(r"^\d+ passed in ", printed, re.MULTILINE), printed
+    assert re.search(r"^\d+ passed(, \d+ skipped)? in ", printed, re.MULTILINE), printed
+    # No wheel brings a server that speaks TLS.
+    assert printed.count("SKIPPED") == printed.count("no server on the PATH speaks TLS"), printed
 
 
 def test_these_tests_are_as_clean_as_the_project(project: Path) -> None:

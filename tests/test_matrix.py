@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import tomllib
@@ -11,14 +12,25 @@ from pathlib import Path
 import pytest
 import yaml
 
-from .conftest import COMBINATIONS, KINDS, PYTHON, TEMPLATE, VARIANTS, Bake, named, read, run
+from .conftest import (
+    COMBINATIONS,
+    KINDS,
+    PYTHON,
+    TEMPLATE,
+    VARIANTS,
+    Bake,
+    dockerfile,
+    named,
+    read,
+    run,
+)
 
 ALL = [*COMBINATIONS, *VARIANTS]
 TEMPLATE_PROJECT = TEMPLATE / "{{cookiecutter.project_slug}}"
 
 FILES = {
-    *(".cookiecutterrc", ".env.example", ".github/workflows/ci.yml", ".gitignore", "Makefile"),
-    *("README.md", "pyproject.toml"),
+    *(".cookiecutterrc", ".env.example", ".github/workflows/ci.yml", ".gitignore", "Dockerfile"),
+    *("Makefile", "README.md", "pyproject.toml"),
     *(
         f"src/my_app/{name}"
         for name in (
@@ -28,7 +40,8 @@ FILES = {
             *("config/environment.toml.jinja", "config/environments.py", "config/messages.py"),
             *("config/mistakes.py", "config/model.py", "config/questions.json"),
             *("config/sources.py", "config/values.py"),
-            *("templates/base.html", "templates/home.html", "static/style.css"),
+            *("templates/base.html", "templates/devices.html", "templates/home.html"),
+            *("templates/time.html", "static/style.css"),
             *(
                 "migrations/__init__.py",
                 "migrations/env.py",
@@ -40,6 +53,8 @@ FILES = {
             *("sessions/store.py", "sessions/sweeper.py", "sessions/telemetry.py"),
             "sessions/stores/__init__.py",
             *("sessions/stores/batches.py", "sessions/stores/cache.py"),
+            *("sessions/stores/cache_uri.py", "sessions/stores/clients.py"),
+            *("sessions/stores/cluster.py",),
             *("sessions/stores/database.py", "sessions/stores/file.py"),
             *("sessions/stores/memory.py", "sessions/stores/threads.py"),
         )
@@ -54,6 +69,15 @@ FILES = {
     ),
     *("tests/test_sessions.py", "tests/test_stores.py"),
 }
+
+
+WITH_SERVER = [a for a in ALL if a["session_store"] == "cache" or "_database_url" in a]
+HOSTILE = {"session_store": "database", "_database_url": "postgresql://a$b@h:5433/${c}?timeout=1"}
+
+
+def lint_yaml(project: Path, schema: str, file: str) -> None:
+    check = (PYTHON, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{schema}")
+    run(project, *check, file)
 
 
 @pytest.mark.parametrize("answers", ALL, ids=named)
@@ -161,17 +185,66 @@ def test_the_wheel_holds_all_that_the_app_needs(bake: Bake, answers: dict[str, s
     assert packed == {path.removeprefix("src/") for path in FILES if path.startswith("src/")}
 
 
-@pytest.mark.parametrize("answers", [a for a in ALL if "environment" not in a], ids=named)
-def test_yaml_files_are_valid(bake: Bake, answers: dict[str, str]) -> None:
+@pytest.mark.parametrize("answers", ALL, ids=named)
+def test_the_workflow_is_valid_and_runs_what_a_developer_runs(
+    bake: Bake, answers: dict[str, str]
+) -> None:
     project = bake(**answers)
+    lint_yaml(project, "github-workflows", ".github/workflows/ci.yml")
     workflow = yaml.safe_load((project / ".github/workflows/ci.yml").read_text())
     assert workflow["jobs"]["test"]["steps"][-1] == {"run": "make check test"}
-    if (project / "compose.yaml").exists():
-        (service,) = yaml.safe_load((project / "compose.yaml").read_text())["services"].values()
-        assert all(port.startswith("127.0.0.1:") for port in service["ports"])
-        if answers["session_store"] == "database":
-            created = service["environment"]
-            assert (created["POSTGRES_USER"], created["POSTGRES_DB"]) == ("postgres", "app")
+
+
+@pytest.mark.parametrize("answers", [*WITH_SERVER, HOSTILE], ids=named)
+def test_compose_runs_replicas_of_the_app_before_its_server(
+    bake: Bake, answers: dict[str, str]
+) -> None:
+    project = bake(**answers)
+    lint_yaml(project, "compose-spec", "compose.yaml")
+    services = yaml.safe_load((project / "compose.yaml").read_text())["services"]
+    for service in services.values():
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
+        for needed, how in service.get("depends_on", {}).items():
+            assert how["condition"] != "service_healthy" or "healthcheck" in services[needed]
+    by_itself = [name for name, service in services.items() if "profiles" not in service]
+    server = answers["session_store"]
+    assert by_itself == [server]
+
+    app = services["app"]
+    assert app["build"] == "."
+    (ports,) = app["ports"]
+    first, last = map(int, re.findall(r"\d{4}", ports)[:2])
+    assert app["deploy"] == {"replicas": last - first + 1}
+    # The app takes the address that it is given.
+    given = {name: value.replace("$$", "$") for name, value in app["environment"].items()}
+    environment = answers.get("environment", "dev")
+    shown = run(project, PYTHON, "-m", "my_app", "config", "show", environment, "--json", **given)
+    (variable,) = given
+    key = variable.removeprefix("MY_APP__").replace("__", ".").lower()
+    value = json.loads(shown)["values"][key]
+    assert value == {"value": given[variable], "source": variable}
+    assert f"@{server}/" in value["value"] or f"//{server}:" in value["value"]
+
+    if server == "database":
+        created = services[server]["environment"]
+        user, name = (
+            created[variable].replace("$$", "$") for variable in ("POSTGRES_USER", "POSTGRES_DB")
+        )
+        assert given[variable] == f"postgresql://{user}@database/{name}"
+
+
+@pytest.mark.parametrize("answers", ALL, ids=named)
+def test_the_dockerfile_is_clean_and_takes_no_secret_along(
+    bake: Bake, answers: dict[str, str]
+) -> None:
+    project = bake(**answers)
+    hadolint = str(Path(PYTHON).with_name("hadolint"))
+    run(project, hadolint, "--failure-threshold", "style", "Dockerfile")
+    steps = dockerfile(project)
+    copied = {name for source in steps["COPY"] for name in source.split()[:-1]}
+    assert copied == {"config", "pyproject.toml", "README.md", "src"}  # and never .env
+    assert steps["USER"] == ["10001"]
+    assert steps["ENV"][0].split()[0] == f"MY_APP_ENV={answers.get('environment', 'dev')}"
 
 
 def test_a_new_machine_needs_only_the_two_commands(bake: Bake, tmp_path: Path) -> None:

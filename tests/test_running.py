@@ -2,54 +2,20 @@
 
 from __future__ import annotations
 
-import runpy
+import json
+import re
 import signal
+import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+import time
+from contextlib import ExitStack
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import httpx2
 import pytest
 
-from .conftest import CHOICES, PYTHON, TEMPLATE, Bake, run
-
-# The generated project's own module for real servers, run without leaving bytecode beside it.
-servers: Any = SimpleNamespace(
-    **runpy.run_path(str(TEMPLATE / "{{cookiecutter.project_slug}}" / "tests" / "servers.py"))
-)
-KINDS = [*CHOICES["session_store"], "postgresql"]
-
-
-@pytest.fixture
-def project(bake: Bake, request: pytest.FixtureRequest) -> Iterator[Path]:
-    """A project whose sessions live in ``request.param``, with the server that this needs."""
-    kind: str = request.param
-    with ExitStack() as stack:
-        answers = {"session_store": kind}
-        if kind == "cache":
-            answers |= {"_cache_uri": stack.enter_context(servers.valkey())}
-        elif kind == "postgresql":
-            url = stack.enter_context(servers.postgresql())
-            answers = {"session_store": "database", "_database_url": url}
-        yield bake(**answers)
-
-
-@contextmanager
-def serving(
-    project: Path, *options: str, stop: signal.Signals = signal.SIGTERM
-) -> Iterator[httpx2.Client]:
-    """The project's app, run by its own command; a client of it."""
-    port = servers.free_port()
-    command = [PYTHON, "-m", "my_app", "run", "--port", str(port), *options]
-    environment = {"PYTHONPATH": str(project / "src"), "PATH": ""}
-    with (
-        servers.running(command, port, stop, cwd=project, env=environment),
-        httpx2.Client(base_url=f"http://127.0.0.1:{port}", follow_redirects=True) as client,
-    ):
-        yield client
+from .conftest import KINDS, PYTHON, SHARED, Bake, dockerfile, run, servers, serving
 
 
 def say_name(client: httpx2.Client) -> None:
@@ -62,7 +28,7 @@ def test_sessions_survive_a_restart_unless_they_are_in_memory(
     project: Path, stop: signal.Signals, request: pytest.FixtureRequest
 ) -> None:
     with serving(project, stop=stop) as before:
-        assert before.get("/healthz").status_code == 200
+        assert before.get("/readyz").status_code == 200
         say_name(before)
     with serving(project) as after:
         after.cookies = before.cookies
@@ -71,7 +37,7 @@ def test_sessions_survive_a_restart_unless_they_are_in_memory(
         assert page.status_code == 200
 
 
-@pytest.mark.parametrize("project", [kind for kind in KINDS if kind != "memory"], indirect=True)
+@pytest.mark.parametrize("project", SHARED, indirect=True)
 def test_two_workers_share_their_sessions(project: Path) -> None:
     with serving(project, "--workers", "2") as client:
         say_name(client)
@@ -91,10 +57,11 @@ def test_a_cache_that_went_away_means_503_until_it_is_back(bake: Bake, tmp_path:
         with servers.running(valkey, port, signal.SIGTERM):
             client = stack.enter_context(serving(project))
             say_name(client)
+        assert client.get("/healthz").status_code == 200
         down = client.get("/")
         assert (down.status_code, down.headers["retry-after"]) == (503, "5")
         assert "set-cookie" not in down.headers
-        assert client.get("/healthz").status_code == 503
+        assert client.get("/readyz").status_code == 503
 
         with servers.running(valkey, port, signal.SIGTERM):
             assert "Ada" in client.get("/").text
@@ -105,7 +72,7 @@ def test_the_app_starts_while_its_cache_is_down(bake: Bake) -> None:
     with serving(project) as client:
         assert client.get("/").status_code == 200  # no cookie: no session is needed
         assert client.post("/name", data={"name": "Ada"}).status_code == 503
-        assert client.get("/healthz").status_code == 503
+        assert client.get("/readyz").status_code == 503
 
 
 def test_outside_debug_a_database_is_migrated_by_command(bake: Bake) -> None:
@@ -118,7 +85,40 @@ def test_outside_debug_a_database_is_migrated_by_command(bake: Bake) -> None:
     for _ in range(2):
         assert "sqlite:///var/app.db" in run(project, *command, "migrate", "--env", "prod")
     with serving(project, "--env", "prod") as client:
-        assert client.get("/healthz").json() == {"status": "ok"}
+        assert client.get("/readyz").json() == {"status": "ok"}
+
+
+def test_the_image_is_built_and_run_without_docker(bake: Bake, tmp_path: Path) -> None:
+    """Its steps, in an empty folder and a new environment; but as this user."""
+    project, image = bake(session_store="file"), tmp_path / "app"
+    steps = dockerfile(project)
+    image.mkdir()
+    for source in steps["COPY"]:
+        *names, _ = source.split()
+        for name in names:
+            run(project, "cp", "-r", name, str(image))
+    base = Path(sys.base_prefix, "bin", "python3")
+    run(tmp_path, str(base), "-m", "venv", "python", PYTHONPATH="")
+    bare: dict[str, Any] = {"PATH": f"{tmp_path}/python/bin:/usr/bin:/bin", "PYTHONPATH": ""}
+    _, install = steps["RUN"]  # the first makes a user
+    script = re.sub(r"^--mount=\S+ ", "", install).replace("/app[", f"{image}[")
+    run(image, "sh", "-ec", script, **bare)
+
+    (entry,), (arguments,) = steps["ENTRYPOINT"], steps["CMD"]
+    port = str(servers.free_port())
+    command = [*json.loads(entry), *json.loads(arguments), "--port", port]
+    (health,) = steps["HEALTHCHECK"]
+    check = json.loads(health[health.index("[") :].replace("8000", port))
+    run(image, *check, status=1, **bare)
+    app = subprocess.Popen(command, cwd=image, env=bare | {"MY_APP_ENV": "dev"})
+    try:
+        deadline = time.monotonic() + 30
+        while subprocess.run(check, env=bare, capture_output=True).returncode:
+            assert time.monotonic() < deadline
+            assert app.poll() is None
+    finally:
+        app.terminate()
+    assert app.wait(timeout=10) == 0
 
 
 def test_the_first_environment_is_what_make_run_serves(bake: Bake) -> None:

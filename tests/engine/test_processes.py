@@ -90,11 +90,9 @@ def open_shared(shared: Shared) -> SessionStore:
     if kind == "file":
         return FileStore(where)
     if kind == "cache":
-        from redis.asyncio import Redis
-
         from my_app.sessions.stores.cache import CacheStore
 
-        return CacheStore(Redis.from_url(where), prefix=prefix)
+        return CacheStore(where, prefix=prefix)
     from my_app.sessions.stores.database import DatabaseStore
 
     return DatabaseStore(where)
@@ -356,21 +354,14 @@ async def connected(url: str) -> AsyncIterator[Any]:
 async def test_a_sweep_spares_what_is_touched_at_that_moment(
     place: tuple[str, str], store: SessionStore, record: Record, clock: Clock
 ) -> None:
-
     key = new_key()
     await store.create(key, record)
     clock.advance(2 * HOUR)
-    async with connected(place[1]) as toucher, connected(place[1]) as watcher:
-        async with toucher.transaction():
-            touch = "UPDATE sessions SET expires = expires + 86400 WHERE key = $1"
-            await toucher.execute(touch, key)
-            sweeping = asyncio.create_task(store.delete_expired())
-            async with asyncio.timeout(4):
-                # The server tells nobody that a statement waits.
-                # The server tells nobody who waits for a lock: it must be asked again.
-                while not await watcher.fetch("SELECT 1 FROM pg_locks WHERE NOT granted"):  # noqa: ASYNC110
-                    await asyncio.sleep(0.01)
-        assert await sweeping == 0
+    async with connected(place[1]) as toucher, toucher.transaction():
+        touch = "UPDATE sessions SET expires = expires + 86400 WHERE key = $1"
+        await toucher.execute(touch, key)
+        async with asyncio.timeout(4):  # it skips what is locked
+            assert await store.delete_expired() == 0
     assert await store.load(key) is not None
 
 

@@ -162,9 +162,7 @@ async def test_a_refused_first_write_begins_no_session(site: Site) -> None:
 @pytest.mark.parametrize(
     "owner", ["\ud800", "x" * 65_535, "ü" * 40_000], ids=["surrogate", "x", "ü"]
 )
-async def test_an_owner_that_can_not_be_kept_is_refused_at_once(
-    site: Site, owner: str
-) -> None:
+async def test_an_owner_that_can_not_be_kept_is_refused_at_once(site: Site, owner: str) -> None:
     def own(session: Session) -> None:
         with pytest.raises(ValueError, match="owner"):
             session.owner = owner

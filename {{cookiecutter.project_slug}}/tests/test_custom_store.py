@@ -210,7 +210,7 @@ def test_while_the_store_is_down_visitors_see_503_and_then_are_known_again(tmp_p
     file.parent.rename(aside)
     with TestClient(app, base_url="https://testserver") as client:
         assert client.post("/sign-in", data={"name": "ada"}).status_code == 503
-        assert client.get("/healthz").status_code == 503
+        assert client.get("/readyz").status_code == 503
         aside.rename(file.parent)
         assert "Signed in as" in client.post("/sign-in", data={"name": "ada"}).text
-        assert client.get("/healthz").status_code == 200
+        assert client.get("/readyz").status_code == 200

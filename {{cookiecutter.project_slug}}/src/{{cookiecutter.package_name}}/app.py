@@ -49,10 +49,16 @@ def create_app(
         )
 
     async def healthz(request: Request) -> JSONResponse:
+        """Live: the process answers, whatever the store does."""
+        return JSONResponse({"status": "ok"})
+
+    async def readyz(request: Request) -> JSONResponse:
+        """Ready: the store answers too, within the time that it is given."""
         try:
             await store.ping()
         except StoreUnavailable:
-            return JSONResponse({"status": "session store unavailable"}, status_code=503)
+            problem = {"status": "session store unavailable"}
+            return JSONResponse(problem, 503, {"Retry-After": "5"})
         return JSONResponse({"status": "ok"})
 
     @asynccontextmanager
@@ -72,6 +78,7 @@ def create_app(
         routes=[
             *pages.routes,
             Route("/healthz", healthz),
+            Route("/readyz", readyz),
             Mount("/static", StaticFiles(directory=Path(__file__).parent / "static")),
         ],
         middleware=[Middleware(SessionMiddleware, store=store, **settings.options())],

@@ -151,6 +151,19 @@ class DatabaseConfig(_Table):
 
     url: Url
     """the database, as an SQLAlchemy URL: sqlite:///var/app.db, postgresql://user@host/name"""
+    pool_size: Annotated[int, Field(ge=1)] | None = None
+    """connections of each worker to PostgreSQL, at most; without it, 15"""
+    pool_timeout: Duration | None = None
+    """how long a request waits for one of them; without it, 5s"""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        pool = [key for key in ("pool_size", "pool_timeout") if getattr(self, key) is not None]
+        if pool and self.url.startswith("sqlite"):
+            raise ValueError(
+                f"{' and '.join(pool)}: PostgreSQL alone has a pool. Remove it: SQLite needs none"
+            )
+        return self
 
 
 class ProjectConfig(_Table):

@@ -42,10 +42,10 @@ class Expiry:
         step = 0 if self.always else (limit - now) / 20
         return limit if limit < expires or limit - expires >= step else expires
 
-    def last_use(self, created: float, expires: float) -> float | None:
-        """When a session was last renewed; None if its expiry does not tell."""
+    def last_use(self, created: float, expires: float) -> float:
+        """When a session was last renewed, as far as its expiry tells: not before this time."""
         idle, lifetime, end = self._limits
-        return expires - idle if expires < min(created + lifetime, end) else None
+        return expires - idle if expires < min(created + lifetime, end) else created
 
     def max_age(self, expires: float, now: float) -> int | None:
         """The cookie's Max-Age in seconds (RFC 6265bis 5.6.2). None: until the browser closes."""

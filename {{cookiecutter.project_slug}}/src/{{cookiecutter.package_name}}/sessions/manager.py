@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import random
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -23,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 _MAX_DEPTH = 100  # levels: JSON is read recursively, wherever the stack is by then
 _MAX_TRIES = 1000  # each that fails means that another one succeeded
+_PAUSE = 0.005  # seconds at most between them, once two go in step and one always comes second
 _MAX_USER_AGENT = 400  # characters: what follows tells no more
 _NO_TEXT = "the keys of a dict are strings"
 
@@ -149,14 +152,16 @@ class SessionManager:
             content = _decode(record.data)
         except (ValueError, RecursionError):
             content = {}
-        known = isinstance(content, OwnedData)
-        last_use = self._expiry.last_use(record.created, record.expires)
+        known = content if isinstance(content, OwnedData) else None
+        signed_in = known.signed_in if known else record.created
         return OwnedSession(
             key=key,
             is_current=key == session._key,
-            signed_in_at=_utc(content.signed_in if known else record.created),
-            last_seen_at=None if last_use is None else _utc(last_use),
-            user_agent=content.user_agent if known else None,
+            signed_in_at=_utc(signed_in),
+            last_seen_at=_utc(
+                max(signed_in, self._expiry.last_use(record.created, record.expires))
+            ),
+            user_agent=known.user_agent if known else None,
         )
 
     def _open(self, session_id: str, key: str, record: Record | None) -> Session | None:
@@ -203,7 +208,7 @@ class SessionManager:
         """Compare and swap. On a conflict, apply the request's own changes to the newer record."""
         if session._rotate:
             self._require_unsent_cookie(session)
-        for _ in range(_MAX_TRIES):
+        for tried in range(_MAX_TRIES):
             before, old_id, key = session._record, session._id, session._key
             if before is None or old_id is None or key is None:
                 return
@@ -230,6 +235,8 @@ class SessionManager:
                 if move_to is not None:
                     log_event("session.rotated")
                 return
+            if tried:
+                await asyncio.sleep(random.uniform(0, _PAUSE))  # noqa: S311 # no secret
             self._rebase(session, self._open(old_id, key, await self._store.load(key)))
         raise StoreUnavailable(f"{_MAX_TRIES} others saved the session first, one after another")
 

@@ -30,8 +30,8 @@ class OwnedSession(NamedTuple):
     is_current: bool
     """whether this very request came with it"""
     signed_in_at: datetime
-    last_seen_at: datetime | None
-    """at the earliest, since not every use is noted; None where the expiry does not tell"""
+    last_seen_at: datetime
+    """at the earliest: the sign-in, or a renewal since, but not every use is one"""
     user_agent: str | None
     """of the browser at sign-in, as it was sent: escape it"""
 

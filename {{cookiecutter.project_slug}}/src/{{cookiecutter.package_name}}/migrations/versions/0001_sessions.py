@@ -15,14 +15,14 @@ def upgrade() -> None:
         sa.Column("created", sa.Double, nullable=False),
         sa.Column("expires", sa.Double, nullable=False),
         sa.Column("version", sa.BigInteger, nullable=False),
-        sa.Column("owner", sa.String, nullable=True),
+        sa.Column("owner", sa.String(64), nullable=True),
     )
     op.create_index("ix_sessions_expires", "sessions", ["expires"])
     has_owner = sa.text("owner IS NOT NULL")
     op.create_index(
         "ix_sessions_owner",
         "sessions",
-        ["owner"],
+        ["owner", "key"],
         sqlite_where=has_owner,
         postgresql_where=has_owner,
     )

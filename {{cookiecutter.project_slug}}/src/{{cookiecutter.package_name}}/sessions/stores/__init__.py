@@ -14,6 +14,7 @@ from ...config import (
     redact,
 )
 from ..store import SessionStore
+from .cache_uri import SCHEMES
 
 
 class MissingPackage(ConfigError):
@@ -58,7 +59,11 @@ def open_store(config: ProjectConfig) -> SessionStore:
             case DatabaseStoreConfig():
                 from .database import DatabaseStore
 
-                return DatabaseStore(_url(config))
+                assert config.database is not None
+                pool_size, pool_timeout = config.database.pool_size, config.database.pool_timeout
+                return DatabaseStore(
+                    config.database.url, pool_size=pool_size, pool_timeout=pool_timeout
+                )
             case _:
                 from .memory import MemoryStore
 
@@ -92,12 +97,10 @@ def _open_cache(uri: str) -> SessionStore:
 
 
 def _open_redis(uri: str) -> SessionStore:
-    from .cache import CacheStore, open_client
+    from .cache import CacheStore
 
-    scheme, _, rest = uri.partition(":")
-    scheme = {"valkey": "redis", "valkeys": "rediss"}.get(scheme, scheme)
-    return CacheStore(open_client(f"{scheme}:{rest}"), prefix=PACKAGE)
+    return CacheStore(uri, prefix=PACKAGE)
 
 
-for _scheme in ("redis", "rediss", "unix", "valkey", "valkeys"):
+for _scheme in SCHEMES:
     register_cache_backend(_scheme, _open_redis)

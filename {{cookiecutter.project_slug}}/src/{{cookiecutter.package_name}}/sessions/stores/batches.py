@@ -11,20 +11,23 @@ Argument = str | bytes | int | float
 Command = tuple[Argument, ...]
 Waiting = tuple[Command, asyncio.Future[Any]]
 
-CONNECTIONS = 2  # batches under way at once; what comes meanwhile makes up the next one
 BATCH = 128  # commands
 
 
 class Batches:
     """Sends commands over a few connections of redis-py, and hands out the answers.
 
+    ``connections`` are batches under way at once; what comes meanwhile makes up the next one.
     What one command does to the server, or whoever asked for it to its task, is nothing to the
     others of its batch. One whose connection breaks is sent again, once, over a new one, so a
     command may be carried out twice. If that fails too, all who wait hear of it.
     """
 
-    def __init__(self, pool: Any) -> None:  # redis-py's; its own types are incomplete
-        self._pool = pool
+    version = ""  # as of a ``Cluster`` whose slots stay where they are
+
+    def __init__(self, client: Any, connections: int) -> None:  # redis-py's
+        self._client = client
+        self._connections = connections
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: list[Waiting] = []
         self._idle: list[_Connection] = []
@@ -35,7 +38,8 @@ class Batches:
         loop = asyncio.get_running_loop()
         if loop is not self._loop:  # the first; or the one before has been closed
             self._loop, self._waiting, self._tasks = loop, [], set()
-            self._idle = [_Connection(self._pool) for _ in range(CONNECTIONS)]
+            pool = self._client.connection_pool
+            self._idle = [_Connection(pool) for _ in range(self._connections)]
         future: asyncio.Future[Any] = loop.create_future()
         self._waiting.append((command, future))
         if len(self._waiting) == 1 and self._idle:
@@ -45,11 +49,27 @@ class Batches:
             task.add_done_callback(self._tasks.discard)
         return future
 
+    async def send_asking(self, *command: Argument) -> Any:
+        """As ``send``, to a node of a Cluster that is about to get the key's slot."""
+        pipeline = self._client.pipeline(transaction=False)
+        pipeline.execute_command("ASKING")
+        pipeline.execute_command(*command)
+        try:
+            return (await pipeline.execute(raise_on_error=False))[1]
+        except (RedisError, OSError) as error:
+            return error.with_traceback(None)
+
+    async def primaries(self) -> list[Batches]:
+        """This one: as of a ``Cluster`` with a single node."""
+        return [self]
+
     async def aclose(self) -> None:
         """Wait for what is under way, and disconnect."""
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        for connection in self._idle:
-            await connection.close()
+        if self._loop is asyncio.get_running_loop():  # one that is closed has closed its own
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            for connection in self._idle:
+                await connection.close()
+        await self._client.aclose()
 
     async def _serve(self, connection: _Connection) -> None:
         try:

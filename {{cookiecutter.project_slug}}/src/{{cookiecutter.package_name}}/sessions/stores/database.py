@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from datetime import timedelta
+from math import inf
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -25,6 +28,14 @@ T = TypeVar("T")
 
 TIMEOUT = 5.0  # seconds to wait for a connection, a lock or an answer
 CONNECTIONS = 15  # to PostgreSQL, from each worker
+SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+
+# What PostgreSQL calls what happened (Appendix A of its manual).
+NO_TABLE = "42P01"
+DEADLOCK = "40P01"
+POOLED = ("26000", "42P05")  # a prepared statement is not there, or another's is
+
+KEYS = 500  # in one statement: some builds of SQLite take no more than 999 values
 
 metadata = sa.MetaData()
 sessions = sa.Table(
@@ -35,45 +46,76 @@ sessions = sa.Table(
     sa.Column("created", sa.Double, nullable=False),
     sa.Column("expires", sa.Double, nullable=False, index=True),
     sa.Column("version", sa.BigInteger, nullable=False),
-    sa.Column("owner", sa.String, nullable=True),
+    sa.Column("owner", sa.String(64), nullable=True),
 )
 # Only of those that have one: most sessions then cost no entry, and their updates a page less.
 _HAS_OWNER = sessions.c.owner.is_not(None)
 sa.Index(
-    "ix_sessions_owner", sessions.c.owner, sqlite_where=_HAS_OWNER, postgresql_where=_HAS_OWNER
+    "ix_sessions_owner",
+    sessions.c.owner,
+    sessions.c.key,
+    sqlite_where=_HAS_OWNER,
+    postgresql_where=_HAS_OWNER,
 )
 _RECORD = [sessions.c[name] for name in ("data", "created", "expires", "version", "owner")]
 
 
 # Built once, because building costs more than running. What a statement looks for is bound by names
 # that no column has; what it writes, by the names of the columns.
-_IS_LIVE = sa.and_(
-    sessions.c.key == sa.bindparam("at_key"), sessions.c.expires > sa.bindparam("now")
-)
+_HAS_KEY = sessions.c.key == sa.bindparam("at_key")
+_IS_PAST = sessions.c.key > sa.bindparam("after")
+_IS_OWNED = sessions.c.owner == sa.bindparam("at_owner")
+_IS_LIVE = sessions.c.expires > sa.bindparam("now")
 _IS_EXPIRED = sessions.c.expires <= sa.bindparam("now")
-_EXPIRED = sa.select(sessions.c.key).where(_IS_EXPIRED).limit(sa.bindparam("limit"))
+_LIMIT = sa.bindparam("limit", type_=sa.Integer)
 
 _CREATE = sa.insert(sessions)
-_LOAD = sa.select(*_RECORD).where(_IS_LIVE)
-_UPDATE = sa.update(sessions).where(_IS_LIVE, sessions.c.version == sa.bindparam("old_version"))
-_TOUCH = sa.update(sessions).where(_IS_LIVE)
-_DELETE = sa.delete(sessions).where(_IS_LIVE)
-# Asked twice whether it is expired: a row may be touched between the two.
-_DELETE_EXPIRED = sa.delete(sessions).where(sessions.c.key.in_(_EXPIRED), _IS_EXPIRED)
+_LOAD = sa.select(*_RECORD).where(_HAS_KEY, _IS_LIVE)
+_UPDATE = sa.update(sessions).where(
+    _HAS_KEY, _IS_LIVE, sessions.c.version == sa.bindparam("old_version")
+)
+_TOUCH = sa.update(sessions).where(_HAS_KEY, _IS_LIVE)
+_DELETE = sa.delete(sessions).where(_HAS_KEY, _IS_LIVE)
+_DELETE_MANY = sa.delete(sessions).where(
+    sessions.c.key.in_(sa.bindparam("at_keys", expanding=True)), _IS_LIVE
+)
 _DELETE_OWNED = sa.delete(sessions).where(
-    sessions.c.owner == sa.bindparam("at_owner"),
-    sessions.c.expires > sa.bindparam("now"),
-    sessions.c.key != sa.bindparam("except_key"),
+    _IS_OWNED, _IS_LIVE, sessions.c.key != sa.bindparam("except_key")
+)
+_SCAN = sa.select(sessions.c.key, *_RECORD).where(_IS_PAST).order_by(sessions.c.key).limit(_LIMIT)
+_LIST_OWNED = _SCAN.where(_IS_OWNED, _IS_LIVE)
+# What another worker sweeps, or a request is writing, is skipped: no sweep waits for anything.
+_EXPIRED = (
+    sa.select(sessions.c.key)
+    .where(_IS_EXPIRED)
+    .limit(_LIMIT)
+    .with_for_update(skip_locked=True)
+    .cte("expired", nesting=True)  # once, however often it is looked at
+)
+# Asked twice whether it is expired: a row may be touched between the two.
+_DELETE_EXPIRED = sa.delete(sessions).where(
+    sessions.c.key.in_(sa.select(_EXPIRED.c.key)), _IS_EXPIRED
 )
 _PING = sa.select(*_RECORD).limit(0)
 
 
 class DatabaseStore:
-    """The ``sessions`` table of the database at ``url``, which ``migrate`` creates."""
+    """The ``sessions`` table of the database at ``url``, which ``migrate`` creates.
 
-    def __init__(self, url: str, *, clock: Callable[[], float] = time.time) -> None:
+    To PostgreSQL it opens ``pool_size`` connections at most (15), and waits ``pool_timeout`` for a
+    free one (5 seconds).
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        pool_size: int | None = None,
+        pool_timeout: timedelta | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._clock = clock
-        self._engine = open_engine(url)
+        self._engine = open_engine(url, pool_size=pool_size, pool_timeout=pool_timeout)
 
     async def create(self, key: str, record: Record) -> bool:
         try:
@@ -83,23 +125,27 @@ class DatabaseStore:
         return True
 
     async def load(self, key: str) -> Record | None:
-        row = await self._read(_LOAD, **self._at(key))
-        return None if row is None else Record(*row)
+        rows = await self._read(_LOAD, at_key=key, now=self._clock())
+        return Record(*rows[0]) if rows else None
 
     async def update(self, key: str, record: Record, *, move_to: str | None = None) -> bool:
         values = _values(record) if move_to is None else {"key": move_to, **_values(record)}
+        old = {"at_key": key, "now": self._clock(), "old_version": record.version - 1}
         try:
-            old = {**self._at(key), "old_version": record.version - 1}
             return await self._change(_UPDATE, **old, **values) == 1
         except sa.exc.IntegrityError:
             return False
 
     async def touch(self, key: str, expires: float) -> bool:
-        return await self._change(_TOUCH, **self._at(key), expires=expires) == 1
+        return await self._change(_TOUCH, at_key=key, now=self._clock(), expires=expires) == 1
 
     async def delete(self, *keys: str, owner: str | None = None) -> int:
-        statement = _DELETE if owner is None else _DELETE.where(sessions.c.owner == owner)
-        return sum([await self._change(statement, **self._at(key)) for key in keys])
+        now = self._clock()
+        if owner is None and len(keys) == 1:  # a logout: a list would cost a quarter more
+            return await self._change(_DELETE, at_key=keys[0], now=now)
+        statement = _DELETE_MANY if owner is None else _DELETE_MANY.where(sessions.c.owner == owner)
+        parts = [keys[start : start + KEYS] for start in range(0, len(keys), KEYS)]
+        return sum([await self._change(statement, at_keys=part, now=now) for part in parts])
 
     async def delete_expired(self, limit: int = 1000) -> int:
         return await self._change(_DELETE_EXPIRED, now=self._clock(), limit=limit)
@@ -107,22 +153,20 @@ class DatabaseStore:
     async def list_owned(
         self, owner: str, *, after: str = "", limit: int = 100
     ) -> list[tuple[str, Record]]:
-        query = sa.select(sessions.c.key, *_RECORD).where(
-            sessions.c.owner == owner, sessions.c.key > after, sessions.c.expires > self._clock()
-        )
-        return await self._read_all(query.order_by(sessions.c.key).limit(limit))
+        values = {"at_owner": owner, "after": after, "limit": limit}
+        rows = await self._read(_LIST_OWNED, now=self._clock(), **values)
+        return [(key, Record(*record)) for key, *record in rows]
 
     async def delete_owned(self, owner: str, *, except_key: str | None = None) -> int:
-        return await self._change(
-            _DELETE_OWNED, now=self._clock(), at_owner=owner, except_key=except_key or ""
-        )
+        values = {"at_owner": owner, "except_key": except_key or ""}
+        return await self._change(_DELETE_OWNED, now=self._clock(), **values)
 
     async def scan(
         self, cursor: str = "", *, limit: int = 1000
     ) -> tuple[list[tuple[str, Record]], str]:
-        query = sa.select(sessions.c.key, *_RECORD).where(sessions.c.key > cursor)
-        found = await self._read_all(query.order_by(sessions.c.key).limit(limit))
-        return found, found[-1][0] if len(found) == limit else ""
+        rows = await self._read(_SCAN, after=cursor, limit=limit)
+        page = [(key, Record(*record)) for key, *record in rows]
+        return page, page[-1][0] if len(page) == limit else ""
 
     async def ping(self) -> None:
         await self._read(_PING)
@@ -130,16 +174,8 @@ class DatabaseStore:
     async def aclose(self) -> None:
         await self._engine.aclose()
 
-    def _at(self, key: str) -> dict[str, Any]:
-        """Where the live record of a key is."""
-        return {"at_key": key, "now": self._clock()}
-
-    async def _read(self, query: sa.Select[Any], **values: object) -> Any:
-        return await self._run(lambda connection: connection.execute(query, values).first())
-
-    async def _read_all(self, query: sa.Select[Any]) -> list[tuple[str, Record]]:
-        rows = await self._run(lambda connection: connection.execute(query).all())
-        return [(key, Record(*values)) for key, *values in rows]
+    async def _read(self, query: sa.Select[Any], **values: object) -> Sequence[Any]:
+        return await self._run(lambda connection: connection.execute(query, values).all())
 
     async def _change(self, statement: sa.UpdateBase, **values: object) -> int:
         return await self._run(
@@ -151,9 +187,10 @@ class DatabaseStore:
             try:
                 return await self._engine.run(work, writes=writes)
             except sa.exc.DBAPIError as error:
-                if not error.connection_invalidated:
+                if not error.connection_invalidated and _sqlstate(error) != DEADLOCK:
                     raise
-            return await self._engine.run(work, writes=writes)  # the server has been restarted
+            # The server has been restarted, or gave way to another statement.
+            return await self._engine.run(work, writes=writes)
         except sa.exc.IntegrityError:
             raise
         except self._engine.errors as error:
@@ -175,24 +212,40 @@ class Engine(Protocol):
         """Close every connection."""
 
 
-def open_engine(url: str) -> Engine:
-    """The engine for an SQLAlchemy URL. Nothing connects yet.
+def open_engine(
+    url: str, *, pool_size: int | None = None, pool_timeout: timedelta | None = None
+) -> Engine:
+    """The engine for an SQLAlchemy URL, with a pool for PostgreSQL. Nothing connects yet.
 
     Raises:
         ValueError: the URL can't be read, or names a database that no engine here speaks.
     """
     try:
         parsed = make_url(url)
-    except (sa.exc.ArgumentError, ValueError):
-        raise ValueError("not an SQLAlchemy URL") from None
-    if parsed.port is not None and parsed.port > 65535:
-        raise ValueError(f"{parsed.port} is no port: the last one is 65535")
+    except sa.exc.ArgumentError:
+        raise ValueError("not an SQLAlchemy URL: scheme://user:password@host:port/name") from None
+    except ValueError:
+        raise ValueError("its port is not a number") from None
+    if parsed.port is not None and not 0 < parsed.port <= 65535:
+        raise ValueError(f"{parsed.port} is no port: they go from 1 to 65535")
+    try:
+        (parsed.host or "").encode("idna")  # as the system does before it looks for one
+    except UnicodeError:
+        raise ValueError("its host has a part that is empty or longer than 63") from None
     if parsed.drivername in SQLite.drivers:
         return SQLite(parsed)
     if parsed.drivername in PostgreSQL.drivers:
-        return PostgreSQL(parsed)
+        return PostgreSQL(parsed, pool_size, pool_timeout)
     allowed = ", ".join(SQLite.drivers + PostgreSQL.drivers)
     raise ValueError(f"{parsed.drivername!r} is not one of {allowed}")
+
+
+def _seconds(option: str, value: object) -> float:
+    """A positive number from a URL."""
+    with suppress(TypeError, ValueError):
+        if 0 < (seconds := float(value)) < inf:  # type: ignore[arg-type]
+            return seconds
+    raise ValueError(f"{option}: allowed: seconds, such as 2.5, once")
 
 
 class SQLite:
@@ -205,13 +258,15 @@ class SQLite:
         if not url.database or url.database == ":memory:":
             raise ValueError('SQLite needs a file, as in "sqlite:///var/app.db"')
         if unknown := set(url.query) - {"timeout"}:
-            raise ValueError(f"{unknown.pop()!r} is not timeout, the one option of SQLite here")
+            raise ValueError(f"{min(unknown)!r} is not timeout, the one option of SQLite here")
+        timeout = _seconds("timeout", url.query.get("timeout", TIMEOUT))
         self._path = url.database
         self._engine = sa.create_engine(
-            url.set(drivername="sqlite"),
+            url.set(drivername="sqlite", query={}),
             isolation_level="AUTOCOMMIT",
+            hide_parameters=True,  # a traceback would show the data of sessions
             poolclass=sa.NullPool,  # the connections below are kept, at no cost for each use
-            connect_args={} if "timeout" in url.query else {"timeout": TIMEOUT},
+            connect_args={"timeout": timeout},
         )
         sa.event.listen(self._engine, "do_connect", self._make_private)
         sa.event.listen(self._engine, "connect", self._prepare)
@@ -286,7 +341,9 @@ class PostgreSQL:
 
     drivers = ("postgresql", "postgresql+asyncpg")
 
-    def __init__(self, url: URL) -> None:
+    def __init__(
+        self, url: URL, pool_size: int | None = None, pool_timeout: timedelta | None = None
+    ) -> None:
         import asyncpg
         from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -297,32 +354,62 @@ class PostgreSQL:
             OSError,
             TimeoutError,
         )
-        options: dict[str, Any] = {"timeout": TIMEOUT, "command_timeout": TIMEOUT}
-        for name, value in url.query.items():
-            if name in options:
-                options[name] = float(str(value))
-            elif name in ("ssl", "sslmode"):  # libpq's name, which hosts hand out
-                options["ssl"] = value
-            else:
-                raise ValueError(f"{name!r} is not one of timeout, command_timeout, sslmode")
         self._engine = create_async_engine(
             url.set(drivername="postgresql+asyncpg", query={}),
             isolation_level="AUTOCOMMIT",
+            hide_parameters=True,  # a traceback would show the data of sessions
             pool_reset_on_return=None,
-            pool_size=CONNECTIONS,
+            pool_size=pool_size or CONNECTIONS,
             max_overflow=0,  # what overflows is closed after each use: that costs more than waiting
-            pool_timeout=TIMEOUT,
-            connect_args=options,
+            connect_args=self._read_options(url),
         )
+        # The pool alone would let newcomers overtake those who wait for a connection.
+        self._turns = asyncio.Semaphore(pool_size or CONNECTIONS)
+        self._patience = TIMEOUT if pool_timeout is None else pool_timeout.total_seconds()
+
+    @staticmethod
+    def _read_options(url: URL) -> dict[str, Any]:
+        """What asyncpg takes, from the query of a URL."""
+        options: dict[str, Any] = {"timeout": TIMEOUT, "command_timeout": TIMEOUT}
+        for name, value in url.query.items():
+            if name in ("timeout", "command_timeout"):
+                options[name] = _seconds(name, value)
+            elif name in ("ssl", "sslmode"):  # libpq's name, which hosts hand out
+                if value not in SSL_MODES:
+                    raise ValueError(f"{name}: allowed: {', '.join(SSL_MODES)}, once")
+                options["ssl"] = value
+            elif name == "prepared_statement_cache_size":
+                if value != "0":
+                    raise ValueError(f"{name}: allowed: 0, for a pooler that keeps none")
+                # What has no name is prepared and executed in one go, on one server.
+                options |= {name: 0, "statement_cache_size": 0}
+                options["prepared_statement_name_func"] = lambda: ""
+            else:
+                raise ValueError(
+                    f"{name!r} is not one of timeout, command_timeout, sslmode,"
+                    " prepared_statement_cache_size"
+                )
+        return options
 
     async def run(self, work: Callable[[sa.Connection], T], *, writes: bool = False) -> T:
         def connect_and_work() -> T:
             with self._engine.sync_engine.connect() as connection:
                 return work(connection)
 
-        # As AsyncConnection.run_sync, but once round all of it: that is half of the time.
-        result: T = await greenlet_spawn(connect_and_work)
-        return result
+        patience = self._patience if self._turns.locked() else None  # a timer is 3 us
+        try:
+            async with asyncio.timeout(patience):
+                await self._turns.acquire()
+        except TimeoutError:
+            raise StoreUnavailable(
+                "database: no connection was free in time: is pool_size too small?"
+            ) from None
+        try:
+            # As AsyncConnection.run_sync, but once round all of it: that is half of the time.
+            result: T = await greenlet_spawn(connect_and_work)
+            return result
+        finally:
+            self._turns.release()
 
     async def run_alone(self, work: Callable[[sa.Connection], T]) -> T:
         engine = self._engine.execution_options(isolation_level="READ COMMITTED")
@@ -342,6 +429,18 @@ def _values(record: Record) -> dict[str, Any]:
 def unavailable(error: Exception) -> StoreUnavailable:
     """What a driver raised, in one line, without the statement and its parameters."""
     cause = getattr(error, "orig", None) or error
-    if getattr(cause, "sqlstate", None) == "42P01" or "no such table" in str(cause):
+    if _sqlstate(error) == NO_TABLE or "no such table" in str(cause):
         return StoreNotReady("the database has no table for sessions yet")
+    if isinstance(cause, socket.gaierror):
+        return StoreUnavailable(f"database: its host is not known: {cause.strerror}")
+    if _sqlstate(error) in POOLED:
+        return StoreUnavailable(
+            "database: a pooler before it forgets prepared statements: set"
+            " max_prepared_statements in PgBouncer (1.21 or later), or add"
+            " ?prepared_statement_cache_size=0 to the URL"
+        )
     return StoreUnavailable(f"database: {str(cause) or 'no answer in time'}")
+
+
+def _sqlstate(error: Exception) -> str | None:
+    return getattr(getattr(error, "orig", None) or error, "sqlstate", None)

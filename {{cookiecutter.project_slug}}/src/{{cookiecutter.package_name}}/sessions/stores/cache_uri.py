@@ -1,0 +1,212 @@
+"""What the URI of a cache says: which servers, how to reach them, and what sets them apart."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import isfinite
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl, unquote
+
+TIMEOUT = 2.0  # seconds to wait for a connection or an answer; a lost connection is tried twice
+CONNECTIONS = 2  # to each server
+
+FORMS = {  # by what stands behind "+" in the scheme, if anything
+    "": "redis://HOST:PORT/DATABASE",
+    "sentinel": "redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DATABASE",
+    "cluster": "redis+cluster://HOST:PORT,HOST:PORT",
+    "unix": "unix:///PATH?db=DATABASE",
+}
+SCHEMES = (
+    *("redis", "rediss", "valkey", "valkeys", "unix"),
+    *("redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"),
+)
+
+
+class Address(NamedTuple):
+    """Where a server listens."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True)
+class CacheURI:
+    """A URI that was read. What goes to redis-py has the names that redis-py gives it."""
+
+    kind: str
+    """one of ``FORMS``"""
+    addresses: tuple[Address, ...]
+    """of the server, of sentinels, or of some nodes of a Cluster; none for a socket"""
+    path: str
+    """of the socket, or the name of the service that the sentinels watch"""
+    is_tls: bool
+    login: Mapping[str, Any] = field(repr=False)
+    """user, password and database"""
+    sentinel_login: Mapping[str, Any] = field(repr=False)
+    options: Mapping[str, Any]
+    """timeouts in seconds, the client's name, certificates"""
+    connections: int
+    """to each server"""
+    prefix: str | None
+    """of all keys; None for the project's own"""
+
+
+def parse_cache_uri(uri: str) -> CacheURI:
+    """Read the URI of a cache.
+
+    Raises:
+        ValueError: which part is wrong, and what is allowed there. The message holds no part of it
+            but the names of options.
+    """
+    scheme, _, rest = uri.partition("://")
+    base, _, kind = scheme.partition("+")
+    kind = "unix" if base == "unix" else kind
+    is_tls = base in ("rediss", "valkeys")
+    place, _, query = rest.partition("?")
+    authority, slash, path = place.partition("/")
+    login, _, hosts = authority.rpartition("@")
+    addresses: tuple[Address, ...] = ()
+    if kind == "unix":
+        path, db = slash + path, ""
+        if hosts or not path.strip("/"):
+            raise ValueError(f"path: missing; allowed: {FORMS[kind]}, with three slashes")
+    else:
+        addresses = _read_hosts(hosts, kind)
+        path, db = _read_path(path, kind)
+    options = _read_options(query, kind, is_tls)
+    user, _, password = login.partition(":")
+    return CacheURI(
+        kind=kind,
+        addresses=addresses,
+        path=unquote(path),
+        is_tls=is_tls,
+        login={
+            "username": unquote(user) or None,
+            "password": unquote(password) or None,
+            "db": options.pop("db", 0) or _read_db(db, kind),
+        },
+        sentinel_login={
+            name: options.pop(f"sentinel_{name}", None) for name in ("username", "password")
+        },
+        connections=options.pop("max_connections", CONNECTIONS),
+        prefix=options.pop("prefix", None),
+        options={"socket_timeout": TIMEOUT, "socket_connect_timeout": TIMEOUT, **options},
+    )
+
+
+def _read_hosts(text: str, kind: str) -> tuple[Address, ...]:
+    hosts = text.split(",")
+    if not kind and len(hosts) > 1:
+        raise ValueError(
+            "host: several; allowed: one, or several with redis+sentinel:// or redis+cluster://"
+        )
+    port = 26379 if kind == "sentinel" else 6379
+    return tuple(_read_host(host, port, kind) for host in hosts)
+
+
+def _read_host(text: str, default_port: int, kind: str) -> Address:
+    match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:]*)(?::(.*))?", text)
+    if match is None:
+        raise ValueError("host: allowed: a name or an address, of IPv6 in brackets: [::1]")
+    host, port = match[1].strip("[]"), match[2]
+    if not host:
+        raise ValueError(f"host: missing; allowed: {FORMS[kind]}")
+    if port is None:
+        return Address(host, default_port)
+    if not _is_number(port) or not 0 < int(port) < 65536:
+        raise ValueError(f"port of {host}: allowed: a number from 1 to 65535")
+    return Address(host, int(port))
+
+
+def _read_path(path: str, kind: str) -> tuple[str, str]:
+    """The service, for sentinels, and the database."""
+    service, _, db = path.partition("/") if kind == "sentinel" else ("", "", path)
+    if kind == "sentinel" and not service:
+        raise ValueError(f"service: missing; allowed: {FORMS[kind]}, as the sentinels call it")
+    return service, db
+
+
+def _read_db(text: str, kind: str) -> int:
+    if kind == "cluster" and text not in ("", "0"):
+        raise ValueError("database: allowed: 0, since a Cluster has no other")
+    if text and not _is_number(text):
+        raise ValueError("database: allowed: a number from 0")
+    return int(text or 0)
+
+
+def _read_options(query: str, kind: str, is_tls: bool) -> dict[str, Any]:
+    readers = _OPTIONS | _OPTIONS_OF.get(kind, {}) | (_TLS_OPTIONS if is_tls else {})
+    options = {}
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        if name not in readers:
+            raise ValueError(f"{name}: unknown option; allowed: {', '.join(readers)}")
+        read, rule = readers[name]
+        try:
+            options[name] = read(value)
+        except ValueError:
+            raise ValueError(f"{name}: allowed: {rule}") from None
+    return options
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 9
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not isfinite(seconds) or seconds <= 0:
+        raise ValueError
+    return seconds
+
+
+def _matching(pattern: str) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError
+        return text
+
+    return read
+
+
+def _positive(text: str) -> int:
+    return int(_matching("[1-9][0-9]{0,3}")(text))
+
+
+def _true_or_false(text: str) -> bool:
+    return _matching("true|false")(text) == "true"
+
+
+def _file(text: str) -> str:
+    if not Path(text).is_file():
+        raise ValueError
+    return text
+
+
+Option = tuple[Callable[[str], Any], str]  # reads a value, and says what it may be
+
+_NAME = "letters, digits and . _ : -"  # nothing that a pattern or a hash tag is made of
+_name = _matching(r"[A-Za-z0-9._:-]+")
+_OPTIONS: dict[str, Option] = {
+    "socket_timeout": (_seconds, "seconds to wait for an answer, above 0"),
+    "socket_connect_timeout": (_seconds, "seconds to wait for a connection, above 0"),
+    "max_connections": (_positive, "connections to each server, 1 to 9999"),
+    "client_name": (_name, _NAME),
+    "prefix": (_name, _NAME),
+}
+_OPTIONS_OF: dict[str, dict[str, Option]] = {
+    "unix": {"db": (lambda text: _read_db(text, "unix"), "a number from 0")},
+    "sentinel": {
+        "sentinel_username": (str, "the user for the sentinels"),
+        "sentinel_password": (str, "the password for the sentinels"),
+    },
+}
+_TLS_OPTIONS: dict[str, Option] = {
+    "ssl_ca_certs": (_file, "a file that is there, with the certificates to trust"),
+    "ssl_certfile": (_file, "a file that is there, with the client's certificate"),
+    "ssl_keyfile": (_file, "a file that is there, with the client's key"),
+    "ssl_cert_reqs": (_matching("required|none"), '"required", or "none" to trust any server'),
+    "ssl_check_hostname": (_true_or_false, "true or false"),
+}

@@ -1,0 +1,108 @@
+"""redis-py's clients for the URI of a cache, and its errors in words that help."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import MasterNotFoundError, SentinelConnectionPool
+from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    ClusterCrossSlotError,
+    ClusterError,
+    MovedError,
+    RedisError,
+)
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from .batches import Batches
+from .cache_uri import Address, CacheURI
+from .cluster import Cluster
+
+NODE_OF_CLUSTER = "the server is a node of a Cluster: its scheme is redis+cluster"
+
+
+def connect(uri: CacheURI) -> Batches | Cluster:
+    """The server, the primary that sentinels name, or the Cluster. Nothing connects yet."""
+    options = {
+        "ssl": uri.is_tls,
+        "socket_keepalive": True,  # finds out that an idle connection is lost
+        "retry": Retry(ExponentialWithJitterBackoff(base=0.01, cap=0.1), retries=1),  # to connect
+        **uri.options,
+        **uri.login,
+    }
+
+    def open_node(address: Address) -> Batches:
+        return Batches(Redis(host=address.host, port=address.port, **options), uri.connections)
+
+    match uri.kind:
+        case "cluster":
+            return Cluster(open_node, uri.addresses)
+        case "sentinel":
+            new_pool: Any = SentinelConnectionPool
+            pool = new_pool(uri.path, _Sentinels(uri), **options)
+            return Batches(Redis.from_pool(pool), uri.connections)
+        case "unix":
+            return Batches(Redis(unix_socket_path=uri.path, **options), uri.connections)
+        case _:
+            return open_node(uri.addresses[0])
+
+
+def explain(error: Exception, uri: CacheURI) -> str:
+    """What went wrong, and what to look at in the URI."""
+    text = str(error).strip().rstrip(".") or "no answer in time"
+    is_of_cluster = isinstance(error, (ClusterError, ClusterCrossSlotError, MovedError))
+    is_late = isinstance(error, (TimeoutError, RedisTimeoutError))
+    is_closed = "reset by peer" in text or "closed by server" in text
+    if isinstance(error, MasterNotFoundError):
+        return text
+    if isinstance(error, AuthenticationError):
+        return "the user or the password is wrong, or missing"
+    if (is_of_cluster or "in cluster mode" in text) and uri.kind != "cluster":
+        return NODE_OF_CLUSTER
+    if "cluster support disabled" in text:
+        return "the server is not in cluster mode: its scheme is redis"
+    if "unknown command 'SENTINEL'" in text:
+        return "the server is no sentinel: its scheme is redis"
+    if "unknown command" in text:
+        return f"{text.partition(',')[0]}: is it a sentinel? Its scheme is redis+sentinel"
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        return f"{text}: ssl_ca_certs names a file of certificates to trust"
+    if uri.is_tls and (is_late or "[SSL" in text):
+        return f"{text}: does the server speak TLS? Without, its scheme is redis"
+    if not uri.is_tls and is_closed:
+        return f"{text}: does the server want TLS? Then its scheme is rediss"
+    return text
+
+
+class _Sentinels:
+    """Whom redis-py's pool asks for the primary whenever a connection begins."""
+
+    def __init__(self, uri: CacheURI) -> None:
+        self._uri = uri
+        tls = {name: value for name, value in uri.options.items() if name.startswith("ssl_")}
+        no_retry = Retry(NoBackoff(), retries=0)
+        options = {"ssl": uri.is_tls, "retry": no_retry, "decode_responses": True}
+        self._options = {**options, **tls, **uri.sentinel_login}
+        # One that does not answer leaves time for the others, and for the server itself.
+        self._timeout = uri.options["socket_connect_timeout"] / (len(uri.addresses) + 1)
+
+    async def discover_master(self, service: str) -> tuple[str, int]:
+        """Where the primary is, as the first sentinel says that answers."""
+        fault = ""
+        for host, port in random.sample(self._uri.addresses, len(self._uri.addresses)):
+            sentinel: Any = Redis(host=host, port=port, **self._options)
+            try:
+                async with asyncio.timeout(self._timeout), sentinel:
+                    found = await sentinel.sentinel_get_master_addr_by_name(service)
+            except (RedisError, OSError) as error:
+                fault = f"sentinel {host}:{port}: {explain(error, self._uri)}"
+                continue
+            if found:
+                return found[0], found[1]
+            fault = f"the sentinels know no service {service!r}"
+        raise MasterNotFoundError(fault)
