@@ -5,11 +5,12 @@
 #            ARGS="--quick" takes two minutes, ARGS="--only 'cache read'" picks rows
 # make soak  kills, pauses and cuts off what a generated app under load needs: see soak/__init__.py;
 #            ARGS="--store valkey --seconds 600" picks a store, and how long
+# make compare  puts a generated app and its peers through the same promises: benchmarks/comparison.py
 # make pictures  draws those of README.md anew: see pictures/__init__.py
 #
-# All install what they need first, pinned and with hashes: into .venv, and make bench, whose
-# packages would change what the tests run on, into .venv-bench. Nothing is installed outside but
-# Chromium, for make test, where there is none: tests/browser.py says how.
+# All install what they need first, pinned and with hashes: into .venv, and bench and compare,
+# whose packages would change what the tests run on, into .venv-bench. Nothing is installed outside
+# but Chromium, for make test, where there is none: tests/browser.py says how.
 
 OUT ?= ..
 ARGS ?=
@@ -20,7 +21,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 PYTHON_FILES := benchmarks hooks pictures soak tests new.py template_extension.py
 INSTALL := -m pip install --quiet --disable-pip-version-check --require-hashes
 
-.PHONY: new test bench soak pictures pins
+.PHONY: new test bench compare soak pictures pins
 .SILENT: new
 
 new: .venv/new
@@ -35,6 +36,9 @@ test: .venv/dev
 
 bench: .venv-bench/done
 	.venv-bench/bin/python -m benchmarks $(ARGS)
+
+compare: .venv-bench/done
+	.venv-bench/bin/python -m benchmarks.comparison $(ARGS)
 
 pictures: .venv/dev
 	.venv/bin/python -m tests.browser

@@ -17,4 +17,7 @@ configuration in TOML, routes that use ``request.session``, and the protocol of 
     in_process.py, served.py, growth.py, start.py    the parts: each yields rows
     measure.py, load.py                              the clocks and the load
     report.py, plot.py                               the table and the plot
+
+What sessions promise, rather than how fast they are, is put to the test by ``make compare``:
+see comparison.py.
 """

@@ -221,8 +221,8 @@ class DjangoRouter:
     db_for_write = db_for_read
 
 
-def _django_engine(place: Place) -> type[Any]:
-    """Set Django up for this store; its class of sessions."""
+def configure_django() -> None:
+    """Set Django up, once a process."""
     import django
     from django.conf import settings
 
@@ -235,6 +235,10 @@ def _django_engine(place: Place) -> type[Any]:
         )
         django.setup()
 
+
+def _django_engine(place: Place) -> type[Any]:
+    """Django's class of sessions, for this store."""
+    configure_django()
     from django.contrib.sessions.backends import cache, db, file
     from django.contrib.sessions.backends.base import SessionBase
     from django.core.cache.backends.locmem import LocMemCache
@@ -243,7 +247,7 @@ def _django_engine(place: Place) -> type[Any]:
     if place.store == "file":
         return type("FileSessions", (file.SessionStore,), {"_storage_path": str(place.folder)})
     if place.store in ("sqlite", "postgresql"):
-        _open_django_database(place)
+        open_django_database(place)
         in_database: type[Any] = db.SessionStore
         return in_database
     backend = (
@@ -259,7 +263,8 @@ def _django_engine(place: Place) -> type[Any]:
     return type("CacheSessions", (cache.SessionStore,), {"__init__": open_session})
 
 
-def _open_django_database(place: Place) -> None:
+def open_django_database(place: Place) -> None:
+    """Make a database of this place the one that Django's sessions are in."""
     from django.core.management import call_command
     from django.db import connections
 

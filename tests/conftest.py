@@ -75,6 +75,15 @@ def bake(cookies: Cookies) -> Bake:
 
 
 @pytest.fixture
+def own_modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Forget the project that a benchmark imports."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield
+    for name in [name for name in sys.modules if name.partition(".")[0] == "my_app"]:
+        del sys.modules[name]
+
+
+@pytest.fixture
 def project_on_all_stores(bake: Bake) -> Path:
     """A project with an environment for each kind of store, so that its tests run on all."""
     project = bake()

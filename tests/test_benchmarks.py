@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
-from collections.abc import Iterator
 from importlib.util import find_spec
 
 import pytest
@@ -29,15 +27,6 @@ def names(form: Form) -> set[str]:
     loads = {f"{case.name}, {what}" for case in served.CASES for what in served.FIGURES}
     grown = {case.name for case in growth.cases(form.sizes)}
     return requests | loads | grown | {start.BAKE, start.FIRST_ANSWER}
-
-
-@pytest.fixture
-def own_modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Forget the project that the benchmark imports."""
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    yield
-    for name in [name for name in sys.modules if name.partition(".")[0] == "my_app"]:
-        del sys.modules[name]
 
 
 @pytest.mark.usefixtures("own_modules")
