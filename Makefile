@@ -5,6 +5,7 @@
 #            ARGS="--quick" takes two minutes, ARGS="--only 'cache read'" picks rows
 # make soak  kills, pauses and cuts off what a generated app under load needs: see soak/__init__.py;
 #            ARGS="--store valkey --seconds 600" picks a store, and how long
+# make capacity  prints what a session takes in each store, and what a call costs: docs/scaling.md
 # make compare  puts a generated app and its peers through the same promises: benchmarks/comparison.py
 # make pictures  draws those of README.md anew: see pictures/__init__.py
 #
@@ -21,7 +22,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 PYTHON_FILES := benchmarks hooks pictures soak tests new.py template_extension.py
 INSTALL := -m pip install --quiet --disable-pip-version-check --require-hashes
 
-.PHONY: new test bench compare soak pictures pins
+.PHONY: new test bench capacity compare soak pictures pins
 .SILENT: new
 
 new: .venv/new
@@ -36,6 +37,9 @@ test: .venv/dev
 
 bench: .venv-bench/done
 	.venv-bench/bin/python -m benchmarks $(ARGS)
+
+capacity: .venv-bench/done
+	.venv-bench/bin/python -m benchmarks.capacity
 
 compare: .venv-bench/done
 	.venv-bench/bin/python -m benchmarks.comparison $(ARGS)

@@ -46,7 +46,7 @@ def ours(place: Place) -> ASGIApp:
     """The generated app on this store, with the workloads' routes in front of its pages."""
     toml = to_toml(place)
     if place.store in ("sqlite", "postgresql"):
-        _migrate(place.project, toml)
+        migrate(place.project, toml)
     app = create_app(place.project, toml)
     app.router.routes[:0] = routes(login=_login)
     return app
@@ -83,7 +83,7 @@ async def _login(request: Request) -> Response:
     return PlainTextResponse("ok")
 
 
-def _migrate(project: Path, toml: str) -> None:
+def migrate(project: Path, toml: str) -> None:
     (project / "config" / "benchmark.toml").write_text(toml)
     subprocess.run(
         [sys.executable, "-m", PACKAGE, "migrate", "--env", "benchmark"],

@@ -380,7 +380,7 @@ def _as_json(place: _Place, key: str, record: Record, now: float) -> str:
             "has_owner": record.owner is not None,
             "created_at": _utc(record.created),
             "signed_in_at": _utc(signed_in),
-            "last_seen_at": _utc(place.expiry.last_use(record.created, record.expires)),
+            "last_seen_at": _utc(_last_seen(place, record, signed_in)),
             "expires_at": _utc(record.expires),
             "user_agent": user_agent,
         }
@@ -389,11 +389,14 @@ def _as_json(place: _Place, key: str, record: Record, now: float) -> str:
 
 def _as_row(place: _Place, key: str, record: Record, now: float) -> str:
     signed_in, user_agent = _read_sign_in(record)
-    last_seen = place.expiry.last_use(record.created, record.expires)
-    times = (record.created, signed_in, last_seen)
+    times = (record.created, signed_in, _last_seen(place, record, signed_in))
     ago = ("-" if at is None else f"{_span(now - at)} ago" for at in times)
     expires = f"in {_span(record.expires - now)}"
     return _row((key[:8], *ago, expires, _escape(user_agent or "-")))
+
+
+def _last_seen(place: _Place, record: Record, signed_in: float | None) -> float:
+    return max(signed_in or 0, place.expiry.last_use(record.created, record.expires))
 
 
 def _row(cells: Iterable[str]) -> str:
