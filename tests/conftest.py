@@ -86,8 +86,13 @@ def own_modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture
 def project_on_all_stores(bake: Bake) -> Path:
     """A project with an environment for each kind of store, so that its tests run on all."""
+    return project_on(bake, KINDS)
+
+
+def project_on(bake: Bake, kinds: dict[str, dict[str, str]]) -> Path:
+    """A project with an environment for each of these."""
     project = bake()
-    for kind, answers in (KINDS | GROUPS).items():
+    for kind, answers in kinds.items():
         environment = bake(**answers, environment=kind) / "config" / f"{kind}.toml"
         (project / "config" / environment.name).write_bytes(environment.read_bytes())
     return project

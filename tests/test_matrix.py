@@ -14,6 +14,7 @@ import yaml
 
 from .conftest import (
     COMBINATIONS,
+    GROUPS,
     KINDS,
     PYTHON,
     TEMPLATE,
@@ -21,6 +22,7 @@ from .conftest import (
     Bake,
     dockerfile,
     named,
+    project_on,
     read,
     run,
 )
@@ -168,12 +170,16 @@ def test_its_own_tests_pass_and_none_is_skipped(bake: Bake, answers: dict[str, s
     assert re.search(r"^\d+ passed in ", printed, re.MULTILINE), printed
 
 
-def test_a_project_on_all_stores_passes_its_tests_on_each(project_on_all_stores: Path) -> None:
+@pytest.mark.parametrize("kinds", [KINDS, GROUPS], ids=["stores", "groups"])
+def test_a_project_on_many_stores_passes_its_tests_on_each(
+    bake: Bake, kinds: dict[str, dict[str, str]]
+) -> None:
+    project = project_on(bake, kinds)
     pytest_ = (PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider")
-    printed = run(project_on_all_stores, *pytest_)
+    printed = run(project, *pytest_)
     assert re.search(r"^\d+ passed in ", printed, re.MULTILINE), printed
-    listed = run(project_on_all_stores, *pytest_, "--collect-only", "tests/test_stores.py")
-    for kind in KINDS:
+    listed = run(project, *pytest_, "--collect-only", "tests/test_stores.py")
+    for kind in kinds:
         assert f"test_create_never_overwrites[{kind}]" in listed
 
 

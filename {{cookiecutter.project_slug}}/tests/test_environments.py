@@ -443,6 +443,7 @@ class TestCheck:
         self, place: tuple[str, str], places: dict[str, str], finding: str
     ) -> None:
         kind, _ = place
+        kind = "cache" if kind in ("sentinel", "cluster") else kind
         wrong = places.get(kind, "")
         match kind:
             case "memory":
