@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import itertools
 import random
 import signal
@@ -311,19 +310,6 @@ class TestSentinels:
         for sentinel in group.sentinels:
             sentinel.kill()
         assert await asyncio.gather(*(store.create(new_key(), record) for _ in range(20)))
-
-    @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-    def test_each_event_loop_has_connections_of_its_own(self, sentinel: str) -> None:
-        store = CacheStore(sentinel, prefix=f"test-{new_key()}")
-        key, now = new_key(), time.time()
-        record = Record(b"{}", now, now + 60)
-        assert asyncio.run(store.create(key, record))
-        assert asyncio.run(store.load(key)) == record
-        assert asyncio.run(store.delete(key)) == 1
-        asyncio.run(store.aclose())
-        del store
-        for _ in range(5):
-            gc.collect()  # what closed loops have left open: a warning
 
     async def test_a_group_that_may_lose_writes_is_named_so(
         self, group: Group, store: CacheStore
