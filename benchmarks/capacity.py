@@ -11,6 +11,7 @@ import importlib
 import logging
 import os
 import secrets
+import sqlite3
 import sys
 import tempfile
 import time
@@ -141,7 +142,9 @@ async def stored_bytes(place: Place) -> float:
         case "file":
             return sum(path.lstat().st_blocks * 512 for path in place.folder.rglob("*"))
         case "sqlite":
-            return sum(path.stat().st_size for path in place.folder.glob("app.db*"))
+            path = place.folder / "app.db"
+            sqlite3.connect(path).execute("PRAGMA wal_checkpoint(TRUNCATE)").close()
+            return path.stat().st_size
         case "cache":
             from redis.asyncio import Redis
 

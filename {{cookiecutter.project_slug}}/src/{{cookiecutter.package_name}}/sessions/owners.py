@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from msgspec import Struct
@@ -36,6 +37,7 @@ class OwnedSession(NamedTuple):
     """of the browser at sign-in, as it was sent: escape it"""
 
 
+@lru_cache(maxsize=1024, typed=True)  # a sign-in asks five times
 def hash_owner(user_id: str | int) -> str:
     """What stores see of a user's id, as 64 hexadecimal digits.
 
