@@ -7,6 +7,7 @@ import gc
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -304,10 +305,10 @@ class TestSteps:
             await store.create(touched, replace(owned, expires=time.time() + 1))
             await store.create(old, record)
             changes: tuple[Callable[[], Awaitable[object]], ...] = (
-                lambda: store.create(created, owned),  # noqa: B023
-                lambda: store.update(updated, replace(owned, version=2)),  # noqa: B023
-                lambda: store.touch(touched, time.time() + HOUR),  # noqa: B023
-                lambda: store.update(old, replace(owned, version=2), move_to=new),  # noqa: B023
+                partial(store.create, created, owned),
+                partial(store.update, updated, replace(owned, version=2)),
+                partial(store.touch, touched, time.time() + HOUR),
+                partial(store.update, old, replace(owned, version=2), move_to=new),
             )
             for change in changes:
                 with monkeypatch.context() as patch:
