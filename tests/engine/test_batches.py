@@ -18,21 +18,24 @@ from my_app.sessions.stores.batches import BATCH
 from my_app.sessions.stores.cache import CacheStore
 from my_app.sessions.stores.cache_uri import CONNECTIONS
 
+from . import test_server_faults as faults
 from .conftest import Clock
 from .contract import HOUR, new_key
-from .test_server_faults import Valkey, valkey_server  # noqa: F401 -- pytest finds it
+from .test_server_faults import Valkey
 from .test_sessions import Site, puts
+
+valkey_server = faults.valkey_server  # pytest finds the fixture by this name
 
 
 @pytest.fixture
-async def admin(valkey_server: Valkey) -> AsyncIterator[Any]:  # noqa: F811 -- the fixture
+async def admin(valkey_server: Valkey) -> AsyncIterator[Any]:
     """A client that looks at the server from outside."""
     async with Redis.from_url(valkey_server.url) as client:
         yield client
 
 
 @pytest.fixture
-async def store(valkey_server: Valkey) -> AsyncIterator[CacheStore]:  # noqa: F811 -- the fixture
+async def store(valkey_server: Valkey) -> AsyncIterator[CacheStore]:
     store = CacheStore(f"{valkey_server.url}?socket_timeout=0.5", prefix="p")
     yield store
     await store.aclose()
@@ -166,7 +169,7 @@ class TestFaults:
         self,
         store: CacheStore,
         record: Record,
-        valkey_server: Valkey,  # noqa: F811 -- the fixture
+        valkey_server: Valkey,
     ) -> None:
         key = new_key()
         await store.create(key, record)

@@ -13,8 +13,12 @@ import pytest
 
 from my_app.sessions import Record, SessionStore
 
+from . import test_server_faults as faults
 from .contract import new_key
-from .test_server_faults import Server, opened, postgresql_server, server, until  # noqa: F401
+from .test_server_faults import Server, opened, until
+
+# pytest finds the fixtures by these names.
+postgresql_server, server = faults.postgresql_server, faults.server
 
 TOTAL = 2000
 
@@ -37,7 +41,7 @@ main(["sessions", *sys.argv[1:]], prog_name="app")
 
 
 @pytest.fixture
-def project(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def project(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder whose environment names the server."""
     (tmp_path / "config").mkdir()
     url, is_cache = server.url, server.url.startswith("redis")
@@ -74,7 +78,7 @@ async def run(*arguments: object) -> asyncio.subprocess.Process:
 
 
 async def assert_goes_on_after_a_crash(
-    server: Server,  # noqa: F811
+    server: Server,
     arguments: list[str],
     verb: str,
     lives: float,
@@ -109,7 +113,7 @@ async def assert_goes_on_after_a_crash(
 
 @pytest.mark.usefixtures("project")
 async def test_what_a_killed_server_leaves_is_revoked_by_the_next_run(
-    server: Server,  # noqa: F811
+    server: Server,
 ) -> None:
     await assert_goes_on_after_a_crash(server, ["revoke", "--all", "--yes"], "revoked", 3600)
 
@@ -117,6 +121,6 @@ async def test_what_a_killed_server_leaves_is_revoked_by_the_next_run(
 @pytest.mark.usefixtures("project")
 @pytest.mark.parametrize("server", ["postgresql"], indirect=True)  # a cache purges by itself
 async def test_what_a_killed_server_leaves_is_purged_by_the_next_run(
-    server: Server,  # noqa: F811
+    server: Server,
 ) -> None:
     await assert_goes_on_after_a_crash(server, ["purge"], "purged", -3600)

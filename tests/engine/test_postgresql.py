@@ -23,20 +23,22 @@ from my_app.migrations import migrate
 from my_app.sessions import Record, StoreUnavailable
 from my_app.sessions.stores.database import DatabaseStore, open_engine
 
+from . import test_server_faults as faults
 from .contract import HOUR, new_key
 from .test_server_faults import (
     PASSWORD,
     PostgreSQL,
-    postgresql_server,  # noqa: F401 -- pytest finds it
     until,
 )
+
+postgresql_server = faults.postgresql_server  # pytest finds the fixture by this name
 
 SOON = 2  # seconds: what waits for nothing is done by then
 
 
 @pytest.fixture
 async def server(
-    postgresql_server: PostgreSQL,  # noqa: F811
+    postgresql_server: PostgreSQL,
 ) -> AsyncIterator[PostgreSQL]:
     """A running server with an empty table."""
     await postgresql_server.start()
