@@ -146,7 +146,8 @@ class Valkey(Server):
         Raises:
             RedisError: an error, or nothing.
         """
-        return self._client.execute_command(*command)  # type: ignore[no-untyped-call]
+        client: Any = self._client
+        return client.execute_command(*command)
 
 
 class PostgreSQL(Server):

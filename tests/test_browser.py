@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import (
@@ -105,8 +106,8 @@ def open_browser(chromium: Browser) -> Iterator[OpenBrowser]:
 
     with ExitStack() as stack:
 
-        def open_browser(app: str, **options: object) -> BrowserContext:
-            context = chromium.new_context(base_url=app, **options)  # type: ignore[arg-type]
+        def open_browser(app: str, **options: Any) -> BrowserContext:
+            context = chromium.new_context(base_url=app, **options)
             stack.callback(context.close)
             context.set_default_timeout(10_000)
             context.on("console", hear)

@@ -19,12 +19,14 @@ from my_app.migrations import migrate
 from my_app.sessions import Record, StoreUnavailable
 from my_app.sessions.stores.database import DatabaseStore
 
-from . import servers
+from . import servers, test_postgresql
 from .contract import new_key
-from .test_postgresql import are_waiting, lock, opened, record, server, transaction
-from .test_server_faults import PostgreSQL, postgresql_server, until
+from .test_postgresql import are_waiting, lock, opened, transaction
+from .test_server_faults import PostgreSQL, until
 
-# ruff: noqa: F401, F811 -- pytest finds the fixtures among what is imported
+# pytest finds the fixtures by these names.
+postgresql_server = test_postgresql.postgresql_server
+server, record = test_postgresql.server, test_postgresql.record
 
 OWNER, OTHER = "a" * 64, "b" * 64
 PGBOUNCER = shutil.which("pgbouncer")
@@ -38,8 +40,6 @@ def version() -> tuple[int, ...]:
     assert found is not None
     return tuple(map(int, found.groups()))
 
-
-pytestmark = pytest.mark.skipif(PGBOUNCER is None, reason="it needs apt-get install pgbouncer")
 
 KEEPS_STATEMENTS = version() >= (1, 21)
 UNPREPARED = "?prepared_statement_cache_size=0"
