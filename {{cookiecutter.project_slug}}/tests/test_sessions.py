@@ -7,6 +7,7 @@ import gc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter, methodcaller
 from typing import Any
 
 import httpx2
@@ -33,6 +34,7 @@ from {{cookiecutter.package_name}}.sessions import (
     delete_owned,
     hash_owner,
 )
+from {{cookiecutter.package_name}}.sessions.session import UnusableSession
 from {{cookiecutter.package_name}}.sessions.stores.memory import MemoryStore
 from {{cookiecutter.package_name}}.sessions.sweeper import sweep_forever
 
@@ -723,6 +725,15 @@ class TestEvents:
         assert "session.expired count=2" in caplog.messages
 
 
+def test_a_session_without_a_request_serves_in_tests_of_handlers() -> None:
+    session = Session(a=[])
+    session["a"].append(1)
+    session["b"] = session.pop("a")
+    session.owner = "ada"
+    assert (session, session.owner, session.is_new) == ({"b": [1]}, "ada", True)
+    assert (session.accessed, session.modified) == (True, True)
+
+
 class TestFaults:
     @pytest.fixture
     def broken(self, clock: Clock) -> Site:
@@ -744,6 +755,18 @@ class TestFaults:
                 assert response.status_code == 503
                 assert response.headers["retry-after"] == "5"
                 assert "set-cookie" not in response.headers
+
+    async def test_nothing_can_be_done_with_a_session_that_was_not_loaded(self) -> None:
+        session = UnusableSession(StoreUnavailable("gone"))
+        for act in (dict, len, puts(a=1), methodcaller("get", "a"), attrgetter("owner")):
+            with pytest.raises(StoreUnavailable):
+                act(session)
+        for name in ("rotate_id", "flush"):
+            with pytest.raises(StoreUnavailable):
+                getattr(session, name)()
+        for name in ("save", "list_owned", "delete_owned", "delete_others"):
+            with pytest.raises(StoreUnavailable):
+                await getattr(session, name)()
 
     async def test_who_does_not_need_it_notices_nothing(self, broken: Site) -> None:
         async with broken.visitor("A" * 43) as visitor:

@@ -14,11 +14,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
 
 from . import pages
 from .config import DatabaseStoreConfig, MemoryStoreConfig, ProjectConfig
 from .migrations import migrate
 from .sessions import SessionMiddleware, SessionStore, StoreUnavailable
+from .sessions.middleware import as_function
 from .sessions.stores import describe_store, open_store
 from .sessions.sweeper import sweep_forever
 from .sessions.telemetry import observe
@@ -61,6 +63,9 @@ def create_app(
             return JSONResponse(problem, 503, {"Retry-After": "5"})
         return JSONResponse({"status": "ok"})
 
+    def add_sessions(app: ASGIApp) -> ASGIApp:
+        return as_function(SessionMiddleware(app, store, **settings.options()))
+
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         if config.debug and config.database and isinstance(settings.store, DatabaseStoreConfig):
@@ -81,7 +86,7 @@ def create_app(
             Route("/readyz", readyz),
             Mount("/static", StaticFiles(directory=Path(__file__).parent / "static")),
         ],
-        middleware=[Middleware(SessionMiddleware, store=store, **settings.options())],
+        middleware=[Middleware(add_sessions)],
         lifespan=lifespan,
     )
     app.state.templates = pages.open_templates(reload=config.debug)

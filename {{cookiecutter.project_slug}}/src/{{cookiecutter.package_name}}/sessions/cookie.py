@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -21,12 +20,10 @@ class SessionCookie:
     same_site: Literal["strict", "lax", "none"] = "strict"
     partitioned: bool = False
 
-    def read(self, headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+    def read(self, header: bytes) -> str | None:
         """The first value of this cookie that has the shape of an id. Any other is no id at all."""
-        for header, value in headers:
-            if header == b"cookie" and (found := self._pattern.search(b";" + value)):
-                return found[1].decode()
-        return None
+        found = self._pattern.search(b";" + header)
+        return None if found is None else found[1].decode()
 
     @cached_property
     def _pattern(self) -> re.Pattern[bytes]:

@@ -38,7 +38,10 @@ class Expiry:
 
     def renewed(self, created: float, expires: float, now: float) -> float:
         """The same, but ``expires`` as it is while it is not to be renewed yet."""
-        limit = self.limit(created, now)
+        idle, lifetime, end = self._limits
+        limit = now + idle
+        if limit > created + lifetime or limit > end:
+            limit = min(created + lifetime, end)
         step = 0 if self.always else (limit - now) / 20
         return limit if limit < expires or limit - expires >= step else expires
 

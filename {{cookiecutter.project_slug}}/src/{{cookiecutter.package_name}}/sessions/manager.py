@@ -17,8 +17,8 @@ from msgspec.structs import replace
 from .events import log_event
 from .expiry import Expiry
 from .ids import hash_id, is_key, new_id
-from .owners import OwnedData, OwnedSession, hash_owner, open_owner, seal_owner
-from .session import CookieChange, Session, SessionClosed
+from .owners import OwnedData, OwnedSession, open_owner, seal_owner
+from .session import Session, SessionClosed, UnusableSession
 from .store import CorruptRecord, Record, SessionError, SessionStore, StoreUnavailable
 
 logger = logging.getLogger(__name__)
@@ -52,20 +52,21 @@ class SessionManager:
         self._expiry = expiry
         self._max_size = max_size
         self._clock = clock
-        # A session that knows its manager by its class costs no more than a dict.
-        self.new_session: type[Session] = type("Session", (Session,), {"_manager": self})
+        # A session that knows its manager by its class costs no more than a dict. What its
+        # __init__ would set, `_open` and the middleware do.
+        members = {"_manager": self, "__init__": dict.__init__}
+        self.new_session: type[Session] = type("Session", (Session,), members)
 
-    async def load(self, session_id: str) -> Session:
+    async def load(self, session_id: str) -> Session | None:
         """The session of an id. One that the store doesn't know is not adopted."""
         key = hash_id(session_id)
         try:
             record = await self._store.load(key)
         except StoreUnavailable as error:
-            return self.new_session.unusable(error)
+            return UnusableSession(error)
         session = self._open(session_id, key, record)
         if session is None:
             log_event("session.refused")
-            return self.new_session()
         return session
 
     def is_saved(self, session: Session) -> bool:
@@ -85,9 +86,9 @@ class SessionManager:
             SessionDataError: the data can't be saved. The stored record stays as it was.
             StoreUnavailable: the store can't do it.
         """
-        if session._error is not None or session._lost:
+        if session._lost:
             return
-        if _owner(session) != (session._record and session._record.owner):
+        if session._has_new_owner:
             session._signed_in = self._clock()
             session._user_agent = user_agent and user_agent[:_MAX_USER_AGENT]
         if session._record is not None:
@@ -95,25 +96,24 @@ class SessionManager:
         elif dict.__len__(session) or session._owner is not None:
             await self._create(session)
         elif session._ended is not None:
-            session._cookie = CookieChange.REMOVE
-        session._rotate = False
+            session._cookie = "remove"
         if session._ended is not None:  # last: if anything failed above, the old session is there
             await self._store.delete(session._ended)
             session._ended = None
             log_event("session.revoked", count=1)
+        session.modified = session._rotate = False
+        if session._touched:  # whoever holds a dict or a list of it may change that yet
+            session._touched = {
+                key for key in session._touched if isinstance(dict.get(session, key), (dict, list))
+            }
 
     def find_unsaved(self, session: Session) -> str:
         """The names of the changes that were never saved; "" if there are none."""
-        if session._error is not None or session._lost:
+        if not (session.modified or session._touched) or session._lost:
             return ""
-        if not (session.modified or session._touched):
-            return ""
-        if session._closed and not _has_nested(session):
-            return ""  # a closed session refuses all but nested changes
         removed, changed = _changes(session)
         names = [repr(key) for key in (*removed, *changed)]
-        if _owner(session) != (session._record and session._record.owner):
-            names.append("owner")
+        names += ["owner"] * session._has_new_owner
         names += ["rotate_id()"] * session._rotate + ["flush()"] * (session._ended is not None)
         return ", ".join(names)
 
@@ -126,26 +126,24 @@ class SessionManager:
         self, session: Session, *, after: str = "", limit: int = 100
     ) -> list[OwnedSession]:
         """See ``Session.list_owned``."""
-        owner = _owner(session)
-        if owner is None:
+        if session._owner_hash is None:
             return []
-        found = await self._store.list_owned(owner, after=after, limit=limit)
+        found = await self._store.list_owned(session._owner_hash, after=after, limit=limit)
         return [self._describe(session, key, record) for key, record in found]
 
     async def delete_owned(self, session: Session, *keys: str) -> int:
         """See ``Session.delete_owned``."""
-        owner = _owner(session)
         others = [key for key in keys if is_key(key) and key != session._key]
-        if owner is None or not others:
+        if session._owner_hash is None or not others:
             return 0
-        return _revoked(await self._store.delete(*others, owner=owner))
+        return _revoked(await self._store.delete(*others, owner=session._owner_hash))
 
     async def delete_others(self, session: Session) -> int:
         """See ``Session.delete_others``."""
-        owner = _owner(session)
-        if owner is None:
+        if session._owner_hash is None:
             return 0
-        return _revoked(await self._store.delete_owned(owner, except_key=session._key))
+        deleted = await self._store.delete_owned(session._owner_hash, except_key=session._key)
+        return _revoked(deleted)
 
     def _describe(self, session: Session, key: str, record: Record) -> OwnedSession:
         try:
@@ -172,7 +170,8 @@ class SessionManager:
             content = _decode(record.data)
             if isinstance(content, OwnedData):
                 session = self.new_session(content.data)
-                session._owner = open_owner(content.sealed_owner, session_id, record.owner or "")
+                session._owner_hash = record.owner or ""
+                session._owner = open_owner(content.sealed_owner, session_id, session._owner_hash)
                 session._signed_in = content.signed_in
                 session._user_agent = content.user_agent
             elif record.owner is None:
@@ -197,7 +196,8 @@ class SessionManager:
         for _ in range(3):
             session_id = new_id()
             key = hash_id(session_id)
-            record = Record(self._encode(session, session_id), now, expires, 1, _owner(session))
+            data = self._encode(session, session_id)
+            record = Record(data, now, expires, 1, session._owner_hash)
             if await self._store.create(key, record):
                 self._has_saved(session, session_id, key, record)
                 log_event("session.created")
@@ -213,12 +213,12 @@ class SessionManager:
             if before is None or old_id is None or key is None:
                 return
             session_id = old_id
-            now, owner, move_to = self._clock(), _owner(session), None
+            now, move_to = self._clock(), None
             if session._rotate:
                 session_id = new_id()
                 move_to = hash_id(session_id)
             data = before.data
-            if session._touched or move_to is not None or owner != before.owner:
+            if session._touched or move_to is not None or session._has_new_owner:
                 data = self._encode(session, session_id)
             if data != before.data or session.modified:
                 _require_json(session)
@@ -226,7 +226,8 @@ class SessionManager:
                 await self._renew(session, session_id, key, before, now)
                 return
             expires = self._renewed(before, now)
-            after = Record(data, before.created, expires, before.version + 1, owner)
+            version = before.version + 1
+            after = Record(data, before.created, expires, version, session._owner_hash)
             # A refused move may be one whose answer was lost, and which was tried twice.
             if await self._store.update(key, after, move_to=move_to) or (
                 move_to is not None and await self._store.load(move_to) is not None
@@ -258,11 +259,14 @@ class SessionManager:
 
     def _has_saved(self, session: Session, session_id: str, key: str, record: Record) -> None:
         """Note what the store now holds, and whether the browser must hear of it."""
-        old = session._record if session_id == session._id else None
-        session._id, session._key, session._record = session_id, key, record
-        is_renewed = old is not None and old.expires != record.expires
-        if old is None or (is_renewed and self.max_age(session) is not None) or self._expiry.always:
-            session._cookie = CookieChange.SET
+        before, session._record = session._record, record
+        if before is None or session_id != session._id:
+            session._id, session._key = session_id, key
+            session._cookie = "set"
+        elif self._expiry.always or (
+            before.expires != record.expires and self.max_age(session) is not None
+        ):
+            session._cookie = "set"
 
     def _rebase(self, session: Session, latest: Session | None) -> None:
         """Put the top-level changes of this request on top of what another has saved meanwhile."""
@@ -277,13 +281,13 @@ class SessionManager:
         for key in removed:
             dict.pop(session, key, None)
         dict.update(session, changed)
-        if _owner(session) == session._record.owner:
-            session._owner = latest._owner
+        if not session._has_new_owner:
+            session._owner, session._owner_hash = latest._owner, latest._owner_hash
             session._signed_in, session._user_agent = latest._signed_in, latest._user_agent
         session._record = latest._record
 
     def _require_unsent_cookie(self, session: Session) -> None:
-        if session._cookie_sent:
+        if session._started is not None:
             session._rotate = False
             raise SessionClosed(
                 "session: a new id can't reach the browser once the response has started. "
@@ -310,11 +314,6 @@ class SessionManager:
                 f"the largest part is session[{largest!r}]"
             )
         return data
-
-
-def _owner(session: Session) -> str | None:
-    """What the store sees of its owner."""
-    return None if session._owner is None else hash_owner(session._owner)
 
 
 def _content(session: Session, session_id: str) -> dict[str, Any] | OwnedData:
@@ -347,15 +346,13 @@ def _as_plain(value: object) -> str | int | float:
     raise TypeError(f"JSON has no {type(value).__name__}")
 
 
-_encode_into = msgspec.json.Encoder(enc_hook=_as_plain).encode_into
+_encode = msgspec.json.Encoder(enc_hook=_as_plain).encode
 _decode = msgspec.json.Decoder(dict[str, Any] | OwnedData).decode
 
 
 def _dump(value: object) -> bytes:
-    """JSON in exactly as much memory as it needs, since a store may keep it."""
-    buffer = bytearray()
-    _encode_into(value, buffer)
-    return bytes(buffer)
+    """JSON, copied out of the encoder's larger buffer, since a store may keep it."""
+    return b"%b" % _encode(value)
 
 
 def _try_dump(value: object) -> bytes | None:
@@ -380,31 +377,24 @@ def _changes(session: Session) -> tuple[list[str], dict[str, Any]]:
         if key in before and not dict.__contains__(session, key)
     ]
     changed = {
-        key: value
-        for key, value in _touched_items(session)
-        if key not in before or _try_dump(value) != _dump(before[key])
-    }
-    return removed, changed
-
-
-def _touched_items(session: Session) -> list[tuple[str, Any]]:
-    """The values that may differ from what the store has."""
-    return [
-        (key, dict.__getitem__(session, key))
+        key: dict.__getitem__(session, key)
         for key in session._touched or ()
         if dict.__contains__(session, key)
-    ]
-
-
-def _has_nested(session: Session) -> bool:
-    """Whether a value may have changed, or may yet, without the session hearing of it."""
-    return any(isinstance(value, (dict, list)) for _, value in _touched_items(session))
+    }
+    return removed, {
+        key: value
+        for key, value in changed.items()
+        if key not in before or _try_dump(value) != _dump(before[key])
+    }
 
 
 def _require_json(session: Session) -> None:
     """Refuse what would not come back as it was put: the encoder takes more than JSON has."""
-    for key, value in _touched_items(session):
-        if fault := _find_fault(value) if isinstance(key, str) else _NO_TEXT:
+    for key in session._touched or ():
+        fault = _find_fault(dict.get(session, key))
+        if not isinstance(key, str) and dict.__contains__(session, key):
+            fault = _NO_TEXT
+        if fault:
             raise SessionDataError(f"session[{key!r}] can't be saved as JSON: {fault}")
 
 

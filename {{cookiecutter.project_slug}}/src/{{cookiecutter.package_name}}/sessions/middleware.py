@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Any, Literal
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
@@ -16,7 +16,7 @@ from .cookie import SessionCookie
 from .events import log_event
 from .expiry import Expiry
 from .manager import SessionManager
-from .session import CookieChange, Session, SessionClosed
+from .session import Session, SessionClosed, UnusableSession
 from .store import SessionError, SessionStore, StoreUnavailable
 
 logger = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class SessionMiddleware:
         exclude: Sequence[str] = (),
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._app = app
+        self._app = as_function(app)
         self._cookie = SessionCookie(name, path, domain, secure, http_only, same_site, partitioned)
         self._sessions = SessionManager(
             store,
@@ -60,8 +60,9 @@ class SessionMiddleware:
             clock=clock,
         )
         self._keep_user_agent = keep_user_agent
+        self._new_session = self._sessions.new_session
         self._exclude = tuple(f"{prefix.rstrip('/')}/" for prefix in exclude)
-        self._excluded = self._sessions.new_session.unusable(
+        self._excluded = UnusableSession(
             SessionError("this path has no session: `exclude` names it")
         )
 
@@ -74,34 +75,36 @@ class SessionMiddleware:
             await self._app(scope, receive, send)
             return
 
-        session_id = self._cookie.read(scope["headers"])
-        if session_id is None:
-            session = self._sessions.new_session()
-        else:
-            session = await self._sessions.load(session_id)
+        session = None
+        for name, value in scope["headers"]:
+            if name == b"cookie" and (session_id := self._cookie.read(value)):
+                session = await self._sessions.load(session_id)
+                break
+        if session is None:
+            session = self._new_session()
+            session._record = None
+        session._started, session.accessed = None, False
         scope["session"] = session
 
         # No coroutine of its own: only a save has to wait for something.
         def send_with_session(message: Message) -> Awaitable[None]:
-            if session._cookie_sent or message["type"] not in _STARTS:
-                return send(message)
-            if session.accessed or session._record is not None:
-                return self._start(scope, session, message, send)
-            session._cookie_sent = True
-            session._closed = message["type"] != "websocket.accept"
+            if session._started is None and message["type"] in _STARTS:
+                if session.accessed or session._record is not None:
+                    return self._start(scope, session, message, send)
+                session._started = message["type"]
             return send(message)
 
         try:
             await self._app(scope, receive, send_with_session)
         except Exception as error:  # the app may have raised another one because of ours
             reason = str(error) if isinstance(error, StoreUnavailable) else session._failure
-            if reason is None or session._cookie_sent:
+            if reason is None or session._started is not None:
                 raise
             log_event("session.store_unavailable", level=logging.ERROR, reason=reason)
             await _answer_unavailable(scope, receive, send)
             return
         if session.accessed and (lost := self._sessions.find_unsaved(session)):
-            if session._closed:
+            if session._is_closed:
                 raise SessionClosed.by(lost)
             logger.warning("Lost what changed without `await session.save()`: %s", lost)
 
@@ -119,7 +122,8 @@ class SessionMiddleware:
         self, scope: Scope, session: Session, message: Message, send: Send
     ) -> None:
         try:
-            await self._sessions.save(session, self._user_agent(scope, session))
+            is_sign_in = session._owner is not None and session._has_new_owner
+            await self._sessions.save(session, self._user_agent(scope) if is_sign_in else None)
         except StoreUnavailable as error:
             session._failure = str(error)
             raise
@@ -128,25 +132,22 @@ class SessionMiddleware:
 
     def _seal(self, session: Session, message: Message) -> None:
         """Add to the response's headers what follows from the session, which is final now."""
-        session._cookie_sent = True
-        session._closed = message["type"] != "websocket.accept"
-        if not session.accessed and session._cookie is CookieChange.NONE:
+        session._started = message["type"]
+        if not session.accessed and session._cookie is None:
             return
         headers = list(message.get("headers", ()))  # of a response that may be sent to others too
         if session.accessed:
             _vary_by_cookie(headers)
-        if session._cookie is CookieChange.SET and session._id is not None:
+        if session._cookie == "set" and session._id is not None:
             cookie = self._cookie.set(session._id, self._sessions.max_age(session))
             headers.append((b"set-cookie", cookie.encode("latin-1")))
-        elif session._cookie is CookieChange.REMOVE:
+        elif session._cookie == "remove":
             headers.append((b"set-cookie", self._cookie.remove().encode("latin-1")))
         message["headers"] = headers
 
-    def _user_agent(self, scope: Scope, session: Session) -> str | None:
-        """What the browser calls itself: nobody's business while nobody is signed in."""
-        if session._owner is None or not self._keep_user_agent:
-            return None
-        return Headers(scope=scope).get("user-agent")
+    def _user_agent(self, scope: Scope) -> str | None:
+        """What the browser calls itself."""
+        return Headers(scope=scope).get("user-agent") if self._keep_user_agent else None
 
     def _is_excluded(self, scope: Scope) -> bool:
         path, root = scope["path"], scope.get("root_path", "").rstrip("/")
@@ -155,12 +156,19 @@ class SessionMiddleware:
         return f"{path}/".startswith(self._exclude)
 
 
+def as_function(app: Any) -> ASGIApp:
+    """What does the same as an object that can be called, without Python's detour to call that."""
+    call: ASGIApp = app.__call__
+    return call
+
+
 def _vary_by_cookie(headers: list[tuple[bytes, bytes]]) -> None:
     """Tell caches so (RFC 9110 12.5.5)."""
-    if b"vary" in dict(headers):
-        MutableHeaders(raw=headers).add_vary_header("Cookie")
-    else:
-        headers.append((b"vary", b"Cookie"))
+    for name, _ in headers:
+        if name == b"vary":
+            MutableHeaders(raw=headers).add_vary_header("Cookie")
+            return
+    headers.append((b"vary", b"Cookie"))
 
 
 async def _answer_unavailable(scope: Scope, receive: Receive, send: Send) -> None:

@@ -6,27 +6,18 @@ import functools
 from collections.abc import Callable
 from copy import copy
 from datetime import UTC, datetime
-from enum import Enum, auto
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from starlette.middleware.sessions import Session as StarletteSession
 from starlette.requests import HTTPConnection
 
-from .owners import OwnedSession
+from .owners import OwnedSession, hash_owner
 from .store import Record, SessionError
 
 if TYPE_CHECKING:
     from .manager import SessionManager
 
 MAX_OWNER = 255  # characters
-
-
-class CookieChange(Enum):
-    """What the response has to tell the browser."""
-
-    NONE = auto()
-    SET = auto()
-    REMOVE = auto()
 
 
 class SessionClosed(SessionError):
@@ -44,31 +35,30 @@ class Session(StarletteSession):
     response starts, unless it is a server error. Nested changes count too.
     """
 
+    # What every request sets: a slot is set several times faster than an attribute.
+    __slots__ = ("_record", "_started", "accessed")
     _manager: SessionManager  # on a class of each manager's own: see there
     # Defaults on the class, since most requests change none of them.
     _id: str | None = None
     _key: str | None = None  # under which the store keeps it
-    _record: Record | None = None
+    _record: Record | None
     _owner: str | None = None
+    _owner_hash: str | None = None  # what the store sees of it
     _signed_in: float | None = None  # since when it has this owner
     _user_agent: str | None = None  # that came with the sign-in
     _rotate = False
     _ended: str | None = None  # the key that flush() left behind, until it is deleted
-    _cookie = CookieChange.NONE
-    _cookie_sent = False  # the response has started: no other cookie can follow
-    _closed = False  # no change is accepted any more
+    _cookie: Literal["set", "remove"] | None = None  # what the browser has to do to it
+    _started: str | None  # by which message the response did: no other cookie can follow
     # Keys that were set or removed, or whose dict or list was handed out and may change unnoticed.
+    # Once they are saved, only the latter stay here.
     _touched: set[str] | None = None
     _lost = False  # nothing is saved any more: it was ended elsewhere, or for nothing
-    _error: SessionError | None = None  # why it can't be used at all
     _failure: str | None = None  # why the store could not save it when the response started
 
-    @classmethod
-    def unusable(cls, error: SessionError) -> Self:
-        """A session that raises ``error`` as soon as anyone touches it."""
-        session = cls()
-        session._error = error
-        return session
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._record, self._started, self.accessed = None, None, False
 
     @classmethod
     def of(cls, connection: HTTPConnection) -> Self:
@@ -96,7 +86,7 @@ class Session(StarletteSession):
         self._touched = None
         self._ended = self._ended or self._key
         self._id = self._key = self._record = None
-        self._owner = self._signed_in = self._user_agent = None
+        self._owner = self._owner_hash = self._signed_in = self._user_agent = None
         self._rotate = False
 
     def clear(self) -> None:
@@ -132,6 +122,7 @@ class Session(StarletteSession):
         Raises:
             StoreUnavailable: the store can't tell.
         """
+        self.mark_accessed()
         return await self._manager.list_owned(self, after=after, limit=limit)
 
     async def delete_owned(self, *keys: str) -> int:
@@ -142,6 +133,7 @@ class Session(StarletteSession):
         Raises:
             StoreUnavailable: the store can't do it now.
         """
+        self.mark_accessed()
         return await self._manager.delete_owned(self, *keys)
 
     async def delete_others(self) -> int:
@@ -150,11 +142,15 @@ class Session(StarletteSession):
         Raises:
             StoreUnavailable: the store can't do it now.
         """
+        self.mark_accessed()
         return await self._manager.delete_others(self)
 
     def __getitem__(self, key: str) -> Any:
         self.mark_accessed()
-        return self._share(key, dict.__getitem__(self, key))
+        value = dict.__getitem__(self, key)
+        if isinstance(value, (dict, list)):
+            self._touch(key)
+        return value
 
     def __setitem__(self, key: str, value: Any) -> None:
         self._change(key)
@@ -166,7 +162,10 @@ class Session(StarletteSession):
 
     def get(self, key: str, default: Any = None) -> Any:
         self.mark_accessed()
-        return self._share(key, dict.get(self, key, default))
+        value = dict.get(self, key, default)
+        if isinstance(value, (dict, list)):
+            self._touch(key)
+        return value
 
     def pop(self, key: str, *default: Any) -> Any:
         if key in self:
@@ -180,8 +179,8 @@ class Session(StarletteSession):
 
     def setdefault(self, key: str, default: Any = None) -> Any:
         if key not in self:
-            self._change(key)
-        return self._share(key, dict.setdefault(self, key, default))
+            self[key] = default
+        return self[key]
 
     def __reduce_ex__(self, protocol: object) -> tuple[type[dict[str, Any]], tuple[dict[str, Any]]]:
         """Copies are plain dicts: there is one session."""
@@ -202,6 +201,16 @@ class Session(StarletteSession):
             raise ValueError(f"session.owner has up to {MAX_OWNER} characters of Unicode")
         self._require_open("owner")
         self._owner = owner
+        self._owner_hash = None if owner is None else hash_owner(owner)
+
+    @property
+    def _is_closed(self) -> bool:
+        """Whether no change is accepted any more."""
+        return self._started not in (None, "websocket.accept")
+
+    @property
+    def _has_new_owner(self) -> bool:
+        return self._owner_hash != (self._record and self._record.owner)
 
     @property
     def is_new(self) -> bool:
@@ -223,24 +232,20 @@ class Session(StarletteSession):
 
     def mark_accessed(self) -> None:
         """Note that the response depends on the session."""
-        if self._error is not None:
-            raise copy(self._error)  # its traceback would hold on to the request
         self.accessed = True
-
-    def _share(self, key: str, value: Any) -> Any:
-        """Hand out a value; who gets a dict or a list may change it unnoticed."""
-        if isinstance(value, (dict, list)):
-            self._touch(key)
-        return value
 
     def _change(self, key: str) -> None:
         """Note that a key is about to change."""
-        if self._closed or self._error is not None:
+        if self._started is not None:
             self._require_open(repr(key))
         self.accessed = self.modified = True
-        self._touch(key)
+        if self._touched is None:
+            self._touched = {key}
+        else:
+            self._touched.add(key)
 
     def _touch(self, key: str) -> None:
+        """Note that a key may change: its dict or list is handed out, say."""
         if self._touched is None:
             self._touched = {key}
         else:
@@ -249,9 +254,26 @@ class Session(StarletteSession):
     def _require_open(self, what: str) -> None:
         """Note that ``what`` is about to change."""
         self.mark_accessed()
-        if self._closed:
+        if self._is_closed:
             raise SessionClosed.by(what)
         self.modified = True
+
+
+class UnusableSession(Session):
+    """A session that raises ``error`` as soon as anyone touches it."""
+
+    def __init__(self, error: SessionError) -> None:
+        super().__init__()
+        self._error = error
+
+    def mark_accessed(self) -> None:
+        raise copy(self._error)  # its traceback would hold on to the request
+
+    def _change(self, key: str) -> None:
+        self.mark_accessed()
+
+    async def save(self) -> None:
+        self.mark_accessed()
 
 
 def _is_unicode(text: str) -> bool:
