@@ -84,4 +84,5 @@ def open_owner(sealed: str, session_id: str, owner: str) -> str:
 def _mask(text: bytes, session_id: str, owner: str) -> bytes:
     """Exclusive or with a stream (SHAKE-256, FIPS 202) that no other session or owner shares."""
     stream = hashlib.shake_256(f"{session_id}{owner}".encode()).digest(len(text))
-    return bytes(a ^ b for a, b in zip(text, stream, strict=True))
+    masked = int.from_bytes(text) ^ int.from_bytes(stream)
+    return masked.to_bytes(len(text))

@@ -51,13 +51,15 @@ class MemoryStore:
 
     async def update(self, key: str, record: Record, *, move_to: str | None = None) -> bool:
         current = self._find(key)
-        if current is None or current.version != record.version - 1 or move_to in self._records:
+        if current is None or current.version != record.version - 1:
             return False
         if move_to is None:
             self._replace(key, current, record)
-        else:
-            self._remove(key)
-            self._add(move_to, record)
+            return True
+        if move_to in self._records:
+            return False
+        self._remove(key)
+        self._add(move_to, record)
         return True
 
     async def touch(self, key: str, expires: float) -> bool:
@@ -150,7 +152,10 @@ class MemoryStore:
                 del self._owned[record.owner]
 
     def _replace(self, key: str, current: Record, record: Record) -> None:
-        if current.owner == record.owner and _minute(current.expires) == _minute(record.expires):
+        is_same_minute = current.expires == record.expires or (
+            _minute(current.expires) == _minute(record.expires)
+        )
+        if is_same_minute and current.owner == record.owner:
             self._records[key] = record
         else:
             self._remove(key)
