@@ -8,7 +8,6 @@ from __future__ import annotations
 import html
 import json
 import re
-import runpy
 import sys
 from functools import cache
 from pathlib import Path
@@ -18,8 +17,10 @@ from cookiecutter.exceptions import FailedHookException
 from jinja2 import Environment
 from jinja2.ext import Extension
 
+import template_answers
+
 TEMPLATE = Path(__file__).parent
-HOOKS = TEMPLATE / "hooks"
+PROJECT = next(TEMPLATE.glob("*{{*}}*")).name
 # Where each store is: the option of the project's ``config new``, and the question here.
 PLACES = {"path": "_file_path", "url": "_database_url", "uri": "_cache_uri"}
 
@@ -29,9 +30,11 @@ class TemplateExtension(Extension):
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
-        sys.modules.pop(__name__, None)  # `cruft update` runs two versions of it in one process
+        for module in (__name__, template_answers.__name__):
+            sys.modules.pop(module, None)  # `cruft update` runs two versions in one process
         environment.filters.update(html=to_html, markdown=to_markdown, toml=to_toml)
         environment.globals.update(
+            project_folder=project_folder,
             questions=questions,
             refuse_unusable=refuse_unusable,
             server_of=server_of,
@@ -44,21 +47,33 @@ class TemplateExtension(Extension):
         What it renders without a name and before it has a loader is its folder's name, a hook, a
         text of cookiecutter.json, or such an answer.
         """
-        is_answer = name is None and self.environment.loader is None and source not in _own_texts()
-        return _literal(source) if is_answer else source
+        if name is not None or self.environment.loader is not None:
+            return source
+        if source == PROJECT:
+            return "{{ project_folder(cookiecutter) }}"
+        return source if source in _own_texts() else _literal(source)
 
 
 def refuse_unusable(answers: dict[str, Any]) -> str:
-    """Run the hook's checks as soon as all is answered.
+    """Check the answers as soon as all is answered.
 
-    Later is too late: cookiecutter has then kept the answers for a replay, passwords included, and
-    made a folder, wherever the slug pointed.
+    Later is too late: cookiecutter has then kept the answers for a replay, passwords included.
     """
-    hook = runpy.run_path(str(HOOKS / "pre_gen_project.py"))
-    if problems := hook["find_problems"](answers):
-        print(hook["describe"](problems), file=sys.stderr)
+    if problems := template_answers.find_problems(answers):
+        print(template_answers.describe(problems), file=sys.stderr)
         raise FailedHookException("Nothing was generated.")
     return ""
+
+
+def project_folder(answers: dict[str, Any]) -> str:
+    """The folder's name, which cookiecutter renders before it makes anything.
+
+    So it is where the answers of a replay are checked, of which none is asked for.
+    """
+    if "__checked" not in answers:  # still asking: it is an answer that looks like the folder
+        return PROJECT
+    refuse_unusable(answers)
+    return str(answers["project_slug"])
 
 
 def server_of(answers: dict[str, Any]) -> str:
@@ -115,9 +130,8 @@ def _settings() -> dict[str, Any]:
 def _own_texts() -> frozenset[str]:
     choices = [value if isinstance(value, list) else [value] for value in _settings().values()]
     texts = {text for texts in choices for text in texts if isinstance(text, str)}
-    hooks = {hook.read_text(encoding="utf-8") for hook in HOOKS.glob("*.py")}
-    folders = {folder.name for folder in TEMPLATE.glob("*{{*}}*")}
-    return frozenset(texts | hooks | folders)
+    hooks = {hook.read_text(encoding="utf-8") for hook in (TEMPLATE / "hooks").glob("*.py")}
+    return frozenset(texts | hooks)
 
 
 def _literal(text: str) -> str:

@@ -25,7 +25,7 @@ PACKAGE = "my_app"  # the template's default answer
 def bake(template: Path, folder: Path, *, hooks: bool = False) -> Path:
     """Generate a project of the default answers below ``folder``; its folder.
 
-    The hooks only check the answers, and greet.
+    The hook only says what to do next.
     """
     config = folder / "cookiecutter.yaml"
     config.write_text(

@@ -7,7 +7,6 @@ import html
 import json
 import os
 import re
-import runpy
 import subprocess
 import sys
 import tomllib
@@ -20,6 +19,8 @@ from cookiecutter.main import cookiecutter
 from jinja2 import Environment
 from markdown_it import MarkdownIt
 from pytest_cookies.plugin import Cookies
+
+import template_answers
 
 from .conftest import SETTINGS, TEMPLATE, Bake, read, run
 
@@ -165,17 +166,59 @@ def test_a_password_is_refused_and_kept_nowhere(
     assert not any(b"s3cret" in path.read_bytes() for path in kept)
 
 
-def test_a_replay_is_checked_by_the_hook_too(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("accept_hooks", [True, False])
+@pytest.mark.parametrize(
+    ("question", "answer"), [("package_name", "class"), ("project_slug", "../x")]
+)
+def test_a_replay_is_checked_before_anything_is_made(
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    question: str,
+    answer: str,
+    accept_hooks: bool,
 ) -> None:
-    """It asks nothing and so passes by the first check; cookiecutter removes the folder then."""
-    answers = SETTINGS | {"project_name": "x", "project_slug": "slug", "package_name": "class"}
-    answers |= {"session_store": "memory", "__server": "", "__checked": ""}
-    (tmp_path / "replay.json").write_text(json.dumps({"cookiecutter": answers}))
+    """It asks nothing, and so passes by the check of what was answered."""
     with pytest.raises(FailedHookException):
-        cookiecutter(str(TEMPLATE), replay=tmp_path / "replay.json", output_dir=tmp_path / "out")
-    assert 'package_name: "class"' in capfd.readouterr().err
-    assert not (tmp_path / "out" / "slug").exists()
+        replay(tmp_path, {question: answer}, accept_hooks=accept_hooks)
+    said = capfd.readouterr().err.splitlines()
+    assert said[:2] == ["One answer can't be used:", f'  {question}: "{answer}"']
+    assert len(said) == 3
+    assert {path.name for path in tmp_path.iterdir()} == {"replay.json", "settings.yaml", "kept"}
+
+
+def test_a_wrong_replay_leaves_the_project_that_is_there(bake: Bake, tmp_path: Path) -> None:
+    project = bake()
+    before = read(project)
+    answers = {"project_slug": project.name, "environment": "../x"}
+    again = {"overwrite_if_exists": True, "skip_if_file_exists": True}
+    with pytest.raises(FailedHookException):
+        replay(tmp_path, answers, output_dir=project.parent, **again)
+    assert read(project) == before
+
+
+def test_a_right_replay_makes_the_same_project(bake: Bake, tmp_path: Path) -> None:
+    texts = {"project_name": "{{ 7*7 }}", "description": "{{cookiecutter.project_slug}}"}
+    again = replay(tmp_path, texts | {"project_slug": "slug", "package_name": "slug"})
+    project = bake(**texts, project_slug="slug", package_name="slug", session_store="memory")
+    assert read(again) == read(project)
+
+
+def replay(
+    folder: Path, answers: dict[str, str], output_dir: Path | None = None, **options: bool
+) -> Path:
+    """Generate a project from a replay file with these answers; its folder."""
+    kept = SETTINGS | {"project_name": "x", "project_slug": "slug", "package_name": "slug"}
+    kept |= {"session_store": "memory", "__server": "", "__checked": ""} | answers
+    (folder / "replay.json").write_text(json.dumps({"cookiecutter": kept}))
+    (folder / "settings.yaml").write_text(json.dumps({"replay_dir": str(folder / "kept")}))
+    made: str = cookiecutter(
+        str(TEMPLATE),
+        config_file=str(folder / "settings.yaml"),
+        replay=folder / "replay.json",
+        output_dir=output_dir or folder / "out",
+        **options,
+    )
+    return Path(made)
 
 
 def test_answers_shaped_like_code_are_not_run(bake: Bake, tmp_path: Path) -> None:
@@ -196,8 +239,7 @@ def test_answers_shaped_like_code_are_not_run(bake: Bake, tmp_path: Path) -> Non
 
 
 def test_each_accepted_scheme_opens_its_store(bake: Bake) -> None:
-    """The hook's lists and the generated registry say the same."""
-    hook = runpy.run_path(str(TEMPLATE / "hooks" / "pre_gen_project.py"))
+    """The template's lists and the generated registry say the same."""
     project = bake()
     listing = (
         "from my_app.sessions.stores import _cache_backends as c;"
@@ -205,12 +247,11 @@ def test_each_accepted_scheme_opens_its_store(bake: Bake) -> None:
         "print(sorted(c), sorted(SQLite.drivers + PostgreSQL.drivers))"
     )
     printed = run(project, sys.executable, "-c", listing)
-    databases = set(hook["DATABASE_SCHEMES"]) | {"sqlite+pysqlite"}
-    assert printed.strip() == f"{sorted(hook['CACHE_SCHEMES'])} {sorted(databases)}"
+    databases = {*template_answers.DATABASE_SCHEMES, "sqlite+pysqlite"}
+    assert printed.strip() == f"{sorted(template_answers.CACHE_SCHEMES)} {sorted(databases)}"
 
 
 def test_no_dependency_can_be_hidden_by_a_package(bake: Bake) -> None:
-    hook = runpy.run_path(str(TEMPLATE / "hooks" / "pre_gen_project.py"))
     for store in SETTINGS["session_store"]:
         project = bake(session_store=store)
         metadata = tomllib.loads((project / "pyproject.toml").read_text())
@@ -218,10 +259,12 @@ def test_no_dependency_can_be_hidden_by_a_package(bake: Bake) -> None:
         lines = [line for line in needed if isinstance(line, str)]
         names = {re.split(r"[^\w-]", line)[0].replace("-", "_") for line in lines}
         folders = {path.name for path in project.iterdir() if path.is_dir()} - {".github"}
-        assert names | folders <= hook["TAKEN"]
+        assert names | folders <= template_answers.TAKEN
 
 
-@pytest.mark.parametrize("file", ["template_extension.py", "hooks/pre_gen_project.py"])
+@pytest.mark.parametrize(
+    "file", ["template_extension.py", "template_answers.py", "hooks/post_gen_project.py"]
+)
 def test_what_runs_in_the_users_cookiecutter_is_python_3_10(file: str) -> None:
     source = (TEMPLATE / file).read_text()
     tree = ast.parse(source, feature_version=(3, 10))
@@ -236,7 +279,7 @@ def test_what_runs_in_the_users_cookiecutter_is_python_3_10(file: str) -> None:
             else []
         )
     }
-    assert imported <= sys.stdlib_module_names | {"jinja2", "cookiecutter"}
+    assert imported <= sys.stdlib_module_names | {"jinja2", "cookiecutter", "template_answers"}
 
 
 def test_the_prompts_explain_each_choice() -> None:
