@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 from cookiecutter.exceptions import FailedHookException
 from cookiecutter.main import cookiecutter
-from jinja2 import Environment
+from cookiecutter.utils import create_env_with_context
+from jinja2 import Environment, FileSystemLoader, TemplateSyntaxError, UndefinedError
 from markdown_it import MarkdownIt
 from pytest_cookies.plugin import Cookies
 
@@ -24,6 +25,7 @@ import template_answers
 
 from .conftest import SETTINGS, TEMPLATE, Bake, read, run
 
+PROJECT = TEMPLATE / "{{cookiecutter.project_slug}}"
 CARRIED = [
     *(
         "it's",
@@ -36,7 +38,7 @@ CARRIED = [
     *("{{ 7*7 }}", "{{ x", "}} {% raw %}", "{# no #}", "{% endraw %}", "{{ cookiecutter.none }}"),
     *("${HOME} $(id) `id`", "%s %(x)s", "*bold* _it_ [a](b) # h", "a ]] > b", "~~no~~ | a | b"),
     *("- dash", "1. list", "+ 1", "> q", "=== ---", "'''", '"""', "\\N{BULLET} \\u0041 \\"),
-    *("x" * 200, "__import__('os')"),
+    *("x" * 200, "__import__('os')", "{{ cookiecutter.project_slug }}"),
 ]
 
 
@@ -260,6 +262,54 @@ def test_no_dependency_can_be_hidden_by_a_package(bake: Bake) -> None:
         names = {re.split(r"[^\w-]", line)[0].replace("-", "_") for line in lines}
         folders = {path.name for path in project.iterdir() if path.is_dir()} - {".github"}
         assert names | folders <= template_answers.TAKEN
+
+
+NAME = "{{cookiecutter.package_name}}"
+PLAIN = [
+    *("", "\n", "a\n\n", "{ {", "}}", f"{NAME}", f"a {NAME}.b\n", f"{NAME}\n", f"{NAME}{NAME}"),
+    *(f"{{{NAME}", f"{NAME}}}", f"{{{{{NAME}", f"{{%{NAME}", f"{NAME}% {{", f"{{ {NAME}"),
+    *("{{ cookiecutter.package_name | upper }}", "{{cookiecutter.description|html}}"),
+    *("{{ cookiecutter.description | toml }}", "{{ cookiecutter.description | tojson }}"),
+    *("{{ cookiecutter.none }}", "{{ cookiecutter.none | upper }}", "{{ none.package_name }}"),
+    *("{{- cookiecutter.package_name -}} ", "{{ cookiecutter.package_name.none }}", "{{ 7*7 }}"),
+    *("{{ cookiecutter['package_name'] }}", "{% if 1 %}\n{% endif %}", "{# no #}\n", "a\\1"),
+]
+
+
+class TestWhatJinjaIsSpared:
+    @pytest.fixture
+    def environment(self) -> Environment:
+        """Cookiecutter's, when it renders files."""
+        environment: Environment = create_env_with_context({"cookiecutter": SETTINGS})
+        environment.loader = FileSystemLoader([PROJECT, TEMPLATE / "templates"])
+        return environment
+
+    @staticmethod
+    def render(environment: Environment, text: str) -> str:
+        try:
+            answers = {"package_name": "my_app", "description": CARRIED[1], "project_slug": "a"}
+            return environment.from_string(text).render(cookiecutter=answers)
+        except (UndefinedError, TemplateSyntaxError) as error:
+            return repr(error)
+
+    @pytest.mark.parametrize("text", PLAIN)
+    def test_it_is_as_jinja_would_have_made_it(self, environment: Environment, text: str) -> None:
+        by_us = self.render(environment, text)
+        for name in ("compile", "template_class"):
+            delattr(environment, name)
+        assert by_us == self.render(environment, text)
+
+    def test_it_is_all_python(self, environment: Environment) -> None:
+        """To which most of the time of a bake went."""
+        for path in PROJECT.rglob("*.py"):
+            assert environment.compile(path.read_text()) == path.read_text(), path
+
+    def test_it_can_be_included(self, environment: Environment) -> None:
+        name = "src/{{cookiecutter.package_name}}/__init__.py"
+        text = f"{{% include {name!r} %}}"
+        assert self.render(environment, text) == self.render(
+            environment, (PROJECT / name).read_text()
+        )
 
 
 @pytest.mark.parametrize(
