@@ -240,6 +240,15 @@ def test_answers_shaped_like_code_are_not_run(bake: Bake, tmp_path: Path) -> Non
     assert not proof.exists()
 
 
+def test_what_the_hook_is_given_is_not_run(tmp_path: Path) -> None:
+    """Also where it was not chosen from the list: in a replay."""
+    proof = tmp_path / "ran"
+    for end in ('"', '"""', '\\"""', "\n"):
+        for answer in (f"{end}; __import__('os').mkdir({str(proof)!r}) #", f"{end}\\"):
+            replay(tmp_path, {"session_store": answer}, overwrite_if_exists=True)
+    assert not proof.exists()
+
+
 def test_each_accepted_scheme_opens_its_store(bake: Bake) -> None:
     """The template's lists and the generated registry say the same."""
     project = bake()
