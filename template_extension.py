@@ -92,14 +92,18 @@ class Names(str):
 
 
 class NamesTemplate(Template):
-    """A template that is such a text, or else what Jinja makes of it."""
+    """A template that is such a text; any other is Jinja's own."""
 
     @classmethod
     def from_code(cls, environment: Environment, code: Any, *rest: Any) -> Template:
         if not isinstance(code, Names):
-            return super().from_code(environment, code, *rest)
+            return Template.from_code(environment, code, *rest)
         module: dict[str, Any] = {"name": None, "__file__": None, "blocks": {}, "debug_info": ""}
         return cls.from_module_dict(environment, module | {"root": code.render}, rest[0])
+
+    def new_context(self, variables: Any = None, *_: Any) -> Context:
+        """What is given, without a copy of all globals: none is an answer."""
+        return Context(self.environment, variables, None, {})
 
 
 def refuse_unusable(answers: dict[str, Any]) -> str:
