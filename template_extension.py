@@ -42,6 +42,7 @@ class TemplateExtension(Extension):
             project_folder=project_folder,
             questions=questions,
             refuse_unusable=refuse_unusable,
+            say_what_next=say_what_next,
             server_of=server_of,
             template_source=template_source,
         )
@@ -51,8 +52,8 @@ class TemplateExtension(Extension):
     def preprocess(self, source: str, name: str | None, filename: str | None = None) -> str:
         """Keep answers data: cookiecutter would run one that is given on the command line as Jinja.
 
-        What it renders without a name and before it has a loader is its folder's name, a hook, a
-        text of cookiecutter.json, or such an answer.
+        What it renders without a name and before it has a loader is its folder's name, a text of
+        cookiecutter.json, or such an answer.
         """
         if name is not None or self.environment.loader is not None:
             return source
@@ -128,6 +129,31 @@ def project_folder(answers: dict[str, Any]) -> str:
     return str(answers["project_slug"])
 
 
+def say_what_next(answers: dict[str, Any]) -> str:
+    """Tell a person what to do; the name of a file, which is none.
+
+    The file is the last that cookiecutter comes to, so all others are there; having no name, it
+    isn't made. A hook would say the same, from a Python of its own: a quarter of a bake's time.
+    """
+    environment, store = answers["environment"], answers["session_store"]
+    folder = Path(answers.get("_output_dir", ""), answers["project_slug"])  # cruft tells only this
+    steps = [f"cd {folder}"]
+    if answers["__server"]:
+        steps.append("docker compose up -d  # the server that holds the sessions")
+    if len(list((folder / "config").glob("*.toml"))) > 1:  # the project was there already
+        command = f".venv/bin/{answers['project_slug']}"
+        steps += [
+            "make test  # installs what the store needs",
+            f"{command} config check {environment}",
+            f"{command} run --env {environment}",
+        ]
+    else:
+        steps += ["make run   # http://127.0.0.1:8000", "make test"]
+    print(f"\nSessions live in the {store} store: config/{environment}.toml says so.\n")
+    print("\n".join(f"  {step}" for step in steps) + "\n")
+    return ""
+
+
 def server_of(answers: dict[str, Any]) -> str:
     """The server that a project's store needs, if any."""
     store = answers["session_store"]
@@ -181,9 +207,7 @@ def _settings() -> dict[str, Any]:
 @cache
 def _own_texts() -> frozenset[str]:
     choices = [value if isinstance(value, list) else [value] for value in _settings().values()]
-    texts = {text for texts in choices for text in texts if isinstance(text, str)}
-    hooks = {hook.read_text(encoding="utf-8") for hook in (TEMPLATE / "hooks").glob("*.py")}
-    return frozenset(texts | hooks)
+    return frozenset(text for texts in choices for text in texts if isinstance(text, str))
 
 
 def _literal(text: str) -> str:

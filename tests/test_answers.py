@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import html
+import io
 import json
 import os
 import re
 import subprocess
 import sys
 import tomllib
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +170,6 @@ def test_a_password_is_refused_and_kept_nowhere(
     assert not any(b"s3cret" in path.read_bytes() for path in kept)
 
 
-@pytest.mark.parametrize("accept_hooks", [True, False])
 @pytest.mark.parametrize(
     ("question", "answer"), [("package_name", "class"), ("project_slug", "../x")]
 )
@@ -177,11 +178,10 @@ def test_a_replay_is_checked_before_anything_is_made(
     capfd: pytest.CaptureFixture[str],
     question: str,
     answer: str,
-    accept_hooks: bool,
 ) -> None:
     """It asks nothing, and so passes by the check of what was answered."""
     with pytest.raises(FailedHookException):
-        replay(tmp_path, {question: answer}, accept_hooks=accept_hooks)
+        replay(tmp_path, {question: answer})
     said = capfd.readouterr().err.splitlines()
     assert said[:2] == ["One answer can't be used:", f'  {question}: "{answer}"']
     assert len(said) == 3
@@ -240,15 +240,6 @@ def test_answers_shaped_like_code_are_not_run(bake: Bake, tmp_path: Path) -> Non
     assert not proof.exists()
 
 
-def test_what_the_hook_is_given_is_not_run(tmp_path: Path) -> None:
-    """Also where it was not chosen from the list: in a replay."""
-    proof = tmp_path / "ran"
-    for end in ('"', '"""', '\\"""', "\n"):
-        for answer in (f"{end}; __import__('os').mkdir({str(proof)!r}) #", f"{end}\\"):
-            replay(tmp_path, {"session_store": answer}, overwrite_if_exists=True)
-    assert not proof.exists()
-
-
 def test_each_accepted_scheme_opens_its_store(bake: Bake) -> None:
     """The template's lists and the generated registry say the same."""
     project = bake()
@@ -283,6 +274,52 @@ PLAIN = [
     *("{{- cookiecutter.package_name -}} ", "{{ cookiecutter.package_name.none }}", "{{ 7*7 }}"),
     *("{{ cookiecutter['package_name'] }}", "{% if 1 %}\n{% endif %}", "{# no #}\n", "a\\1"),
 ]
+
+
+class TestWhatToDoNext:
+    FIRST = ("make run   # http://127.0.0.1:8000", "make test")
+
+    @pytest.mark.parametrize(
+        ("answers", "steps"),
+        [
+            ({"session_store": "memory"}, FIRST),
+            (
+                {"session_store": "cache", "environment": "prod"},
+                ("docker compose up -d  # the server that holds the sessions", *FIRST),
+            ),
+        ],
+    )
+    def test_it_is_said(
+        self,
+        bake: Bake,
+        capsys: pytest.CaptureFixture[str],
+        answers: dict[str, str],
+        steps: tuple[str, ...],
+    ) -> None:
+        project = bake(**answers)
+        store, environment = answers["session_store"], answers.get("environment", "dev")
+        assert capsys.readouterr().out.split("\n") == [
+            "",
+            f"Sessions live in the {store} store: config/{environment}.toml says so.",
+            "",
+            f"  cd {project}",
+            *(f"  {step}" for step in steps),
+            *("", ""),
+        ]
+
+    def test_it_is_said_when_all_is_there(self, bake: Bake, tmp_path: Path) -> None:
+        there = []
+
+        class Screen(io.StringIO):
+            def write(self, text: str) -> int:
+                there.append({path for path in tmp_path.rglob("*") if path.is_file()})
+                return super().write(text)
+
+        with redirect_stdout(Screen()):
+            project = bake()
+        assert there
+        for files in there:
+            assert files.issuperset(path for path in project.rglob("*") if path.is_file())
 
 
 class TestWhatJinjaIsSpared:
@@ -321,9 +358,7 @@ class TestWhatJinjaIsSpared:
         )
 
 
-@pytest.mark.parametrize(
-    "file", ["template_extension.py", "template_answers.py", "hooks/post_gen_project.py"]
-)
+@pytest.mark.parametrize("file", ["template_extension.py", "template_answers.py"])
 def test_what_runs_in_the_users_cookiecutter_is_python_3_10(file: str) -> None:
     source = (TEMPLATE / file).read_text()
     tree = ast.parse(source, feature_version=(3, 10))
