@@ -19,7 +19,7 @@ ARGS ?=
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo $$python && break; done)
-PYTHON_FILES := benchmarks hooks pictures soak tests new.py template_extension.py
+PYTHON_FILES := benchmarks pictures soak tests new.py template_*.py
 INSTALL := -m pip install --quiet --disable-pip-version-check --require-hashes
 
 .PHONY: new test bench capacity compare soak pictures pins

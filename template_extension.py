@@ -8,20 +8,26 @@ from __future__ import annotations
 import html
 import json
 import re
-import runpy
 import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from cookiecutter.exceptions import FailedHookException
-from jinja2 import Environment
+from jinja2 import Environment, Template
 from jinja2.ext import Extension
+from jinja2.runtime import Context
+
+import template_answers
 
 TEMPLATE = Path(__file__).parent
-HOOKS = TEMPLATE / "hooks"
+PROJECT = next(TEMPLATE.glob("*{{*}}*")).name
 # Where each store is: the option of the project's ``config new``, and the question here.
 PLACES = {"path": "_file_path", "url": "_database_url", "uri": "_cache_uri"}
+# The name of an answer, perhaps through a filter; and where Jinja would begin to read.
+NAME = re.compile(r"\{\{ *cookiecutter\.(\w+) *(?:\| *(\w+) *)?\}\}")
+JINJA = re.compile(r"\{[{%#]")
 
 
 class TemplateExtension(Extension):
@@ -29,35 +35,122 @@ class TemplateExtension(Extension):
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
-        sys.modules.pop(__name__, None)  # `cruft update` runs two versions of it in one process
+        for module in (__name__, template_answers.__name__):
+            sys.modules.pop(module, None)  # `cruft update` runs two versions in one process
         environment.filters.update(html=to_html, markdown=to_markdown, toml=to_toml)
         environment.globals.update(
+            project_folder=project_folder,
             questions=questions,
             refuse_unusable=refuse_unusable,
+            say_what_next=say_what_next,
             server_of=server_of,
             template_source=template_source,
         )
+        self._compile = environment.compile
+        vars(environment).update(compile=self.compile, template_class=NamesTemplate)
 
     def preprocess(self, source: str, name: str | None, filename: str | None = None) -> str:
         """Keep answers data: cookiecutter would run one that is given on the command line as Jinja.
 
-        What it renders without a name and before it has a loader is its folder's name, a hook, a
-        text of cookiecutter.json, or such an answer.
+        What it renders without a name and before it has a loader is its folder's name, a text of
+        cookiecutter.json, or such an answer.
         """
-        is_answer = name is None and self.environment.loader is None and source not in _own_texts()
-        return _literal(source) if is_answer else source
+        if name is not None or self.environment.loader is not None:
+            return source
+        if source == PROJECT:
+            return "{{ project_folder(cookiecutter) }}"
+        return source if source in _own_texts() else _literal(source)
+
+    def compile(
+        self, source: Any, name: str | None = None, filename: str | None = None, **options: Any
+    ) -> Any:
+        """What Jinja compiles a text to; but a text that only names answers, as it is.
+
+        Most files are such texts, and all folders' names. To have Jinja translate each to Python
+        takes longer than all else that cookiecutter does.
+        """
+        if isinstance(source, str) and not options:
+            text = self.environment.preprocess(source, name, filename)
+            if not JINJA.search(NAME.sub("{", text)):  # "{" since "{{{" begins no name
+                return Names(text)
+        return self._compile(source, name, filename, **options)
+
+
+class Names(str):
+    """A text that only names answers."""
+
+    def render(self, context: Context) -> Iterator[str]:
+        """The text with the answers, as Jinja finds and writes them."""
+        environment, answers = context.environment, context.resolve("cookiecutter")
+
+        def write(name: re.Match[str]) -> str:
+            answer = environment.getattr(answers, name[1])
+            if name[2]:
+                answer = environment.call_filter(name[2], answer, context=context)
+            return str(answer)
+
+        yield NAME.sub(write, self)
+
+
+class NamesTemplate(Template):
+    """A template that is such a text; any other is Jinja's own."""
+
+    @classmethod
+    def from_code(cls, environment: Environment, code: Any, *rest: Any) -> Template:
+        if not isinstance(code, Names):
+            return Template.from_code(environment, code, *rest)
+        module: dict[str, Any] = {"name": None, "__file__": None, "blocks": {}, "debug_info": ""}
+        return cls.from_module_dict(environment, module | {"root": code.render}, rest[0])
+
+    def new_context(self, variables: Any = None, *_: Any) -> Context:
+        """What is given, without a copy of all globals: none is an answer."""
+        return Context(self.environment, variables, None, {})
 
 
 def refuse_unusable(answers: dict[str, Any]) -> str:
-    """Run the hook's checks as soon as all is answered.
+    """Check the answers as soon as all is answered.
 
-    Later is too late: cookiecutter has then kept the answers for a replay, passwords included, and
-    made a folder, wherever the slug pointed.
+    Later is too late: cookiecutter has then kept the answers for a replay, passwords included.
     """
-    hook = runpy.run_path(str(HOOKS / "pre_gen_project.py"))
-    if problems := hook["find_problems"](answers):
-        print(hook["describe"](problems), file=sys.stderr)
+    if problems := template_answers.find_problems(answers):
+        print(template_answers.describe(problems), file=sys.stderr)
         raise FailedHookException("Nothing was generated.")
+    return ""
+
+
+def project_folder(answers: dict[str, Any]) -> str:
+    """The folder's name, which cookiecutter renders before it makes anything.
+
+    So it is where the answers of a replay are checked, of which none is asked for.
+    """
+    if "__checked" not in answers:  # still asking: it is an answer that looks like the folder
+        return PROJECT
+    refuse_unusable(answers)
+    return str(answers["project_slug"])
+
+
+def say_what_next(answers: dict[str, Any]) -> str:
+    """Tell a person what to do; the name of a file, which is none.
+
+    The file is the last that cookiecutter comes to, so all others are there; having no name, it
+    isn't made. A hook would say the same, from a Python of its own: a quarter of a bake's time.
+    """
+    environment, store = answers["environment"], answers["session_store"]
+    folder = Path(answers.get("_output_dir", ""), answers["project_slug"])  # cruft tells only this
+    steps = [f"cd {folder}"]
+    if answers["__server"]:
+        steps.append("docker compose up -d  # the server that holds the sessions")
+    if len(list((folder / "config").glob("*.toml"))) > 1:  # the project was there already
+        command = f".venv/bin/{answers['project_slug']}"
+        steps += [
+            "make test  # installs what the store needs",
+            f"{command} config check {environment}",
+            f"{command} run --env {environment}",
+        ]
+    else:
+        steps += ["make run   # http://127.0.0.1:8000", "make test"]
+    print(f"\nSessions live in the {store} store: config/{environment}.toml says so.\n")
+    print("\n".join(f"  {step}" for step in steps) + "\n")
     return ""
 
 
@@ -114,10 +207,7 @@ def _settings() -> dict[str, Any]:
 @cache
 def _own_texts() -> frozenset[str]:
     choices = [value if isinstance(value, list) else [value] for value in _settings().values()]
-    texts = {text for texts in choices for text in texts if isinstance(text, str)}
-    hooks = {hook.read_text(encoding="utf-8") for hook in HOOKS.glob("*.py")}
-    folders = {folder.name for folder in TEMPLATE.glob("*{{*}}*")}
-    return frozenset(texts | hooks | folders)
+    return frozenset(text for texts in choices for text in texts if isinstance(text, str))
 
 
 def _literal(text: str) -> str:

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -22,23 +23,17 @@ from .workloads import routes
 PACKAGE = "my_app"  # the template's default answer
 
 
-def bake(template: Path, folder: Path, *, hooks: bool = False) -> Path:
-    """Generate a project of the default answers below ``folder``; its folder.
-
-    The hooks only check the answers, and greet.
-    """
+def bake(template: Path, folder: Path) -> Path:
+    """Generate a project of the default answers below ``folder``, in silence; its folder."""
     config = folder / "cookiecutter.yaml"
     config.write_text(
         f"cookiecutters_dir: {json.dumps(str(folder / 'templates'))}\n"
         f"replay_dir: {json.dumps(str(folder / 'replay'))}\n"
     )
-    baked: str = cookiecutter(
-        str(template),
-        no_input=True,
-        output_dir=str(folder),
-        config_file=str(config),
-        accept_hooks=hooks,
-    )
+    with redirect_stdout(None):
+        baked: str = cookiecutter(
+            str(template), no_input=True, output_dir=str(folder), config_file=str(config)
+        )
     return Path(baked)
 
 

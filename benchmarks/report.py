@@ -51,7 +51,7 @@ METHOD = """\
   session is the process's growth (RSS) by sessions begun by requests. The stall is the longest
   turn of the event loop while the app's own sweeper removes expired sessions, beside that of a
   loop that does nothing.
-- Bake: in process, hooks included, beside a template of one empty file. First answer: from the
+- Bake: in process, beside a template of one empty file. First answer: from the
   start of the uvicorn process to the whole answer of `/`.
 """
 

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import ast
 import html
+import io
 import json
 import os
 import re
-import runpy
 import subprocess
 import sys
 import tomllib
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cookiecutter.exceptions import FailedHookException
 from cookiecutter.main import cookiecutter
-from jinja2 import Environment
+from cookiecutter.utils import create_env_with_context
+from jinja2 import Environment, FileSystemLoader, TemplateSyntaxError, UndefinedError
 from markdown_it import MarkdownIt
 from pytest_cookies.plugin import Cookies
 
+import template_answers
+
 from .conftest import SETTINGS, TEMPLATE, Bake, read, run
 
+PROJECT = TEMPLATE / "{{cookiecutter.project_slug}}"
 CARRIED = [
     *(
         "it's",
@@ -35,7 +40,7 @@ CARRIED = [
     *("{{ 7*7 }}", "{{ x", "}} {% raw %}", "{# no #}", "{% endraw %}", "{{ cookiecutter.none }}"),
     *("${HOME} $(id) `id`", "%s %(x)s", "*bold* _it_ [a](b) # h", "a ]] > b", "~~no~~ | a | b"),
     *("- dash", "1. list", "+ 1", "> q", "=== ---", "'''", '"""', "\\N{BULLET} \\u0041 \\"),
-    *("x" * 200, "__import__('os')"),
+    *("x" * 200, "__import__('os')", "{{ cookiecutter.project_slug }}"),
 ]
 
 
@@ -165,17 +170,57 @@ def test_a_password_is_refused_and_kept_nowhere(
     assert not any(b"s3cret" in path.read_bytes() for path in kept)
 
 
-def test_a_replay_is_checked_by_the_hook_too(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("question", "answer"), [("package_name", "class"), ("project_slug", "../x")]
+)
+def test_a_replay_is_checked_before_anything_is_made(
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    question: str,
+    answer: str,
 ) -> None:
-    """It asks nothing and so passes by the first check; cookiecutter removes the folder then."""
-    answers = SETTINGS | {"project_name": "x", "project_slug": "slug", "package_name": "class"}
-    answers |= {"session_store": "memory", "__server": "", "__checked": ""}
-    (tmp_path / "replay.json").write_text(json.dumps({"cookiecutter": answers}))
+    """It asks nothing, and so passes by the check of what was answered."""
     with pytest.raises(FailedHookException):
-        cookiecutter(str(TEMPLATE), replay=tmp_path / "replay.json", output_dir=tmp_path / "out")
-    assert 'package_name: "class"' in capfd.readouterr().err
-    assert not (tmp_path / "out" / "slug").exists()
+        replay(tmp_path, {question: answer})
+    said = capfd.readouterr().err.splitlines()
+    assert said[:2] == ["One answer can't be used:", f'  {question}: "{answer}"']
+    assert len(said) == 3
+    assert {path.name for path in tmp_path.iterdir()} == {"replay.json", "settings.yaml", "kept"}
+
+
+def test_a_wrong_replay_leaves_the_project_that_is_there(bake: Bake, tmp_path: Path) -> None:
+    project = bake()
+    before = read(project)
+    answers = {"project_slug": project.name, "environment": "../x"}
+    again = {"overwrite_if_exists": True, "skip_if_file_exists": True}
+    with pytest.raises(FailedHookException):
+        replay(tmp_path, answers, output_dir=project.parent, **again)
+    assert read(project) == before
+
+
+def test_a_right_replay_makes_the_same_project(bake: Bake, tmp_path: Path) -> None:
+    texts = {"project_name": "{{ 7*7 }}", "description": "{{cookiecutter.project_slug}}"}
+    again = replay(tmp_path, texts | {"project_slug": "slug", "package_name": "slug"})
+    project = bake(**texts, project_slug="slug", package_name="slug", session_store="memory")
+    assert read(again) == read(project)
+
+
+def replay(
+    folder: Path, answers: dict[str, str], output_dir: Path | None = None, **options: bool
+) -> Path:
+    """Generate a project from a replay file with these answers; its folder."""
+    kept = SETTINGS | {"project_name": "x", "project_slug": "slug", "package_name": "slug"}
+    kept |= {"session_store": "memory", "__server": "", "__checked": ""} | answers
+    (folder / "replay.json").write_text(json.dumps({"cookiecutter": kept}))
+    (folder / "settings.yaml").write_text(json.dumps({"replay_dir": str(folder / "kept")}))
+    made: str = cookiecutter(
+        str(TEMPLATE),
+        config_file=str(folder / "settings.yaml"),
+        replay=folder / "replay.json",
+        output_dir=output_dir or folder / "out",
+        **options,
+    )
+    return Path(made)
 
 
 def test_answers_shaped_like_code_are_not_run(bake: Bake, tmp_path: Path) -> None:
@@ -196,8 +241,7 @@ def test_answers_shaped_like_code_are_not_run(bake: Bake, tmp_path: Path) -> Non
 
 
 def test_each_accepted_scheme_opens_its_store(bake: Bake) -> None:
-    """The hook's lists and the generated registry say the same."""
-    hook = runpy.run_path(str(TEMPLATE / "hooks" / "pre_gen_project.py"))
+    """The template's lists and the generated registry say the same."""
     project = bake()
     listing = (
         "from my_app.sessions.stores import _cache_backends as c;"
@@ -205,12 +249,11 @@ def test_each_accepted_scheme_opens_its_store(bake: Bake) -> None:
         "print(sorted(c), sorted(SQLite.drivers + PostgreSQL.drivers))"
     )
     printed = run(project, sys.executable, "-c", listing)
-    databases = set(hook["DATABASE_SCHEMES"]) | {"sqlite+pysqlite"}
-    assert printed.strip() == f"{sorted(hook['CACHE_SCHEMES'])} {sorted(databases)}"
+    databases = {*template_answers.DATABASE_SCHEMES, "sqlite+pysqlite"}
+    assert printed.strip() == f"{sorted(template_answers.CACHE_SCHEMES)} {sorted(databases)}"
 
 
 def test_no_dependency_can_be_hidden_by_a_package(bake: Bake) -> None:
-    hook = runpy.run_path(str(TEMPLATE / "hooks" / "pre_gen_project.py"))
     for store in SETTINGS["session_store"]:
         project = bake(session_store=store)
         metadata = tomllib.loads((project / "pyproject.toml").read_text())
@@ -218,10 +261,104 @@ def test_no_dependency_can_be_hidden_by_a_package(bake: Bake) -> None:
         lines = [line for line in needed if isinstance(line, str)]
         names = {re.split(r"[^\w-]", line)[0].replace("-", "_") for line in lines}
         folders = {path.name for path in project.iterdir() if path.is_dir()} - {".github"}
-        assert names | folders <= hook["TAKEN"]
+        assert names | folders <= template_answers.TAKEN
 
 
-@pytest.mark.parametrize("file", ["template_extension.py", "hooks/pre_gen_project.py"])
+NAME = "{{cookiecutter.package_name}}"
+PLAIN = [
+    *("", "\n", "a\n\n", "{ {", "}}", f"{NAME}", f"a {NAME}.b\n", f"{NAME}\n", f"{NAME}{NAME}"),
+    *(f"{{{NAME}", f"{NAME}}}", f"{{{{{NAME}", f"{{%{NAME}", f"{NAME}% {{", f"{{ {NAME}"),
+    *("{{ cookiecutter.package_name | upper }}", "{{cookiecutter.description|html}}"),
+    *("{{ cookiecutter.description | toml }}", "{{ cookiecutter.description | tojson }}"),
+    *("{{ cookiecutter.none }}", "{{ cookiecutter.none | upper }}", "{{ none.package_name }}"),
+    *("{{- cookiecutter.package_name -}} ", "{{ cookiecutter.package_name.none }}", "{{ 7*7 }}"),
+    *("{{ cookiecutter['package_name'] }}", "{% if 1 %}\n{% endif %}", "{# no #}\n", "a\\1"),
+]
+
+
+class TestWhatToDoNext:
+    FIRST = ("make run   # http://127.0.0.1:8000", "make test")
+
+    @pytest.mark.parametrize(
+        ("answers", "steps"),
+        [
+            ({"session_store": "memory"}, FIRST),
+            (
+                {"session_store": "cache", "environment": "prod"},
+                ("docker compose up -d  # the server that holds the sessions", *FIRST),
+            ),
+        ],
+    )
+    def test_it_is_said(
+        self,
+        bake: Bake,
+        capsys: pytest.CaptureFixture[str],
+        answers: dict[str, str],
+        steps: tuple[str, ...],
+    ) -> None:
+        project = bake(**answers)
+        store, environment = answers["session_store"], answers.get("environment", "dev")
+        assert capsys.readouterr().out.split("\n") == [
+            "",
+            f"Sessions live in the {store} store: config/{environment}.toml says so.",
+            "",
+            f"  cd {project}",
+            *(f"  {step}" for step in steps),
+            *("", ""),
+        ]
+
+    def test_it_is_said_when_all_is_there(self, bake: Bake, tmp_path: Path) -> None:
+        there = []
+
+        class Screen(io.StringIO):
+            def write(self, text: str) -> int:
+                there.append({path for path in tmp_path.rglob("*") if path.is_file()})
+                return super().write(text)
+
+        with redirect_stdout(Screen()):
+            project = bake()
+        assert there
+        for files in there:
+            assert files.issuperset(path for path in project.rglob("*") if path.is_file())
+
+
+class TestWhatJinjaIsSpared:
+    @pytest.fixture
+    def environment(self) -> Environment:
+        """Cookiecutter's, when it renders files."""
+        environment: Environment = create_env_with_context({"cookiecutter": SETTINGS})
+        environment.loader = FileSystemLoader([PROJECT, TEMPLATE / "templates"])
+        return environment
+
+    @staticmethod
+    def render(environment: Environment, text: str) -> str:
+        try:
+            answers = {"package_name": "my_app", "description": CARRIED[1], "project_slug": "a"}
+            return environment.from_string(text).render(cookiecutter=answers)
+        except (UndefinedError, TemplateSyntaxError) as error:
+            return repr(error)
+
+    @pytest.mark.parametrize("text", PLAIN)
+    def test_it_is_as_jinja_would_have_made_it(self, environment: Environment, text: str) -> None:
+        by_us = self.render(environment, text)
+        for name in ("compile", "template_class"):
+            delattr(environment, name)
+        assert by_us == self.render(environment, text)
+
+    def test_it_is_all_python(self, environment: Environment) -> None:
+        """To which most of the time of a bake went."""
+        for path in PROJECT.rglob("*.py"):
+            assert environment.compile(path.read_text()) == path.read_text(), path
+
+    def test_it_can_be_included(self, environment: Environment) -> None:
+        name = "src/{{cookiecutter.package_name}}/__init__.py"
+        text = f"{{% include {name!r} %}}"
+        assert self.render(environment, text) == self.render(
+            environment, (PROJECT / name).read_text()
+        )
+
+
+@pytest.mark.parametrize("file", ["template_extension.py", "template_answers.py"])
 def test_what_runs_in_the_users_cookiecutter_is_python_3_10(file: str) -> None:
     source = (TEMPLATE / file).read_text()
     tree = ast.parse(source, feature_version=(3, 10))
@@ -236,7 +373,7 @@ def test_what_runs_in_the_users_cookiecutter_is_python_3_10(file: str) -> None:
             else []
         )
     }
-    assert imported <= sys.stdlib_module_names | {"jinja2", "cookiecutter"}
+    assert imported <= sys.stdlib_module_names | {"jinja2", "cookiecutter", "template_answers"}
 
 
 def test_the_prompts_explain_each_choice() -> None:

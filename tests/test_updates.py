@@ -15,7 +15,7 @@ import pytest
 from .conftest import PYTHON, TEMPLATE, run
 
 URL = "https://github.com/OWNER/cookiecutter-starlette-sessions"
-PARTS = ("cookiecutter.json", "hooks", "template_extension.py", "templates", "{{*}}")
+PARTS = ("cookiecutter.json", "template_*.py", "templates", "{{*}}")
 PROJECT = "{{cookiecutter.project_slug}}"
 
 UPDATE = "COOKIECUTTER_CONFIG=.cookiecutterrc cruft update"
@@ -41,13 +41,13 @@ def template(tmp_path: Path, shell: Shell) -> Path:
     """A clone of the template, whose only version is tagged v1."""
     clone = tmp_path / "template"
     for pattern in PARTS:
-        (part,) = TEMPLATE.glob(pattern)
-        if part.is_dir():
-            ignored = shutil.ignore_patterns("__pycache__", ".*_cache")
-            shutil.copytree(part, clone / part.name, ignore=ignored)
-        else:
-            clone.mkdir(exist_ok=True)
-            shutil.copy(part, clone)
+        for part in TEMPLATE.glob(pattern):
+            if part.is_dir():
+                ignored = shutil.ignore_patterns("__pycache__", ".*_cache")
+                shutil.copytree(part, clone / part.name, ignore=ignored)
+            else:
+                clone.mkdir(exist_ok=True)
+                shutil.copy(part, clone)
     shell(clone, "git init --quiet && git add --all && git commit --quiet -m v1 && git tag v1")
     return clone
 
@@ -55,7 +55,8 @@ def template(tmp_path: Path, shell: Shell) -> Path:
 @pytest.fixture
 def project(tmp_path: Path, template: Path, shell: Shell) -> Path:
     """A project made by cruft, and kept in git."""
-    shell(tmp_path, command("cruft create", template))
+    said = shell(tmp_path, command("cruft create", template))
+    assert "\n  cd my-app\n  make run " in said
     return begin(tmp_path / "my-app", shell)
 
 
@@ -133,12 +134,13 @@ def test_an_update_brings_what_is_new_and_keeps_what_is_mine(
     assert changes(project, shell) == {}
 
 
-def test_a_version_with_new_filters_hooks_and_texts_arrives(
+def test_a_version_with_new_filters_checks_and_texts_arrives(
     template: Path, project: Path, shell: Shell
 ) -> None:
     """Cruft runs both versions of the template's own code in one process."""
-    replace(template / "template_extension.py", "html=", "upper_case=str.upper, html=")
-    replace(template / "hooks/pre_gen_project.py", '"""', '"""Newly. ')
+    new_filter = "upper_case=template_answers.upper_case, html="
+    replace(template / "template_extension.py", "html=", new_filter)
+    replace(template / "template_answers.py", "TAKEN =", "upper_case = str.upper\nTAKEN =")
     replace(template / "cookiecutter.json", "Where should sessions live?", "Where do they live?")
     replace(template / "templates/environment.toml.jinja", "# Environment", "# New: environment")
     (template / PROJECT / "NEW.md").write_text("{{ cookiecutter.project_name | upper_case }}\n")

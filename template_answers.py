@@ -1,4 +1,7 @@
-"""Refuse answers that can't be used: all of them at once, each with what to write instead."""
+"""Answers that can't be used: all of them at once, each with what to write instead.
+
+It runs inside the user's cookiecutter: Python 3.10, the standard library.
+"""
 
 from __future__ import annotations
 
@@ -123,9 +126,3 @@ def check_url(url: str, schemes: tuple[str, ...], variable: str) -> str | None:
             f" whole URL in the environment variable {variable}."
         )
     return None
-
-
-if __name__ == "__main__":
-    problems = find_problems(json.loads(r"""{{ cookiecutter | tojson }}"""))
-    if problems:
-        sys.exit(describe(problems))
