@@ -51,8 +51,9 @@ METHOD = """\
   session is the process's growth (RSS) by sessions begun by requests. The stall is the longest
   turn of the event loop while the app's own sweeper removes expired sessions, beside that of a
   loop that does nothing.
-- Bake: in process, beside a template of one empty file. First answer: from the
-  start of the uvicorn process to the whole answer of `/`.
+- Bake: in process, into a folder in memory (tmpfs, where there is one), beside the same onto the
+  disk, and a template of one empty file. First answer: from the start of the uvicorn process to the
+  whole answer of `/`.
 """
 
 
