@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
+import hiredis
 from redis.exceptions import RedisError, ResponseError
 
 Argument = str | bytes | int | float
@@ -12,6 +14,9 @@ Command = tuple[Argument, ...]
 Waiting = tuple[Command, asyncio.Future[Any]]
 
 BATCH = 128  # commands
+
+# Five times as fast as redis-py's own; its stub knows tuples of one argument alone.
+_pack = cast(Callable[[Command], bytes], hiredis.pack_command)
 
 
 class Batches:
@@ -126,7 +131,7 @@ class _Connection:
 
     async def _ask(self, commands: list[Command]) -> list[Any]:
         async with asyncio.timeout(self._timeout):
-            packed = self._connection.pack_commands(commands)
+            packed = b"".join(map(_pack, commands))
             await self._connection.send_packed_command(packed, check_health=False)
             return [await self._answer() for _ in commands]
 

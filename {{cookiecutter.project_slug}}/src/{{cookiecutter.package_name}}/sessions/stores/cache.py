@@ -65,7 +65,9 @@ local function is_live()
   return #expires == 8 and struct.unpack('>d', expires) > tonumber(ARGV[1])
 end
 local function is_live_at(version)
-  return is_live() and redis.call('GETRANGE', KEYS[1], 4, 11) == version
+  local found = redis.call('GETRANGE', KEYS[1], 4, 19)
+  if #found < 16 or string.sub(found, 1, 8) ~= version then return false end
+  return struct.unpack('>d', found, 9) > tonumber(ARGV[1])
 end
 local function owner()
   local length = redis.call('GETRANGE', KEYS[1], 36, 37)
