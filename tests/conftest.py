@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -152,6 +153,15 @@ def run_tests(project: Path, *arguments: str, summary: str = r"\d+ passed") -> s
     printed = run(project, *command, PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
     assert re.search(rf"^=+ {summary} in ", printed, re.MULTILINE), printed
     return printed
+
+
+def check_types(project: Path) -> None:
+    """Run its mypy, which reads the packages once for all projects: so these take turns."""
+    cache = TEMPLATE / ".mypy_cache" / "generated"
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / "turn").open("w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        run(project, PYTHON, "-m", "mypy", "--cache-dir", str(cache))
 
 
 def read(folder: Path) -> dict[str, str]:

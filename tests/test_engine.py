@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import PYTHON, TEMPLATE, run, run_tests
+from .conftest import PYTHON, TEMPLATE, check_types, run, run_tests
 
 ENGINE = TEMPLATE / "tests" / "engine"
 FILES = sorted(file.name for file in ENGINE.glob("test_*.py"))
@@ -33,5 +33,4 @@ def test_the_engine_holds(project: Path, file: str) -> None:
 def test_these_tests_are_as_clean_as_the_project(project: Path) -> None:
     run(project, PYTHON, "-m", "ruff", "check", "--no-cache")
     run(project, PYTHON, "-m", "ruff", "format", "--check", "--no-cache")
-    cache = TEMPLATE / ".mypy_cache" / "engine"
-    run(project, PYTHON, "-m", "mypy", "--cache-dir", str(cache))
+    check_types(project)

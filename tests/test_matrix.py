@@ -20,6 +20,7 @@ from .conftest import (
     TEMPLATE,
     VARIANTS,
     Bake,
+    check_types,
     dockerfile,
     named,
     project_on,
@@ -151,8 +152,7 @@ def test_the_project_is_clean_at_birth(bake: Bake, answers: dict[str, str], pack
 
 @pytest.mark.parametrize("answers", COMBINATIONS, ids=named)
 def test_the_project_is_strictly_typed(bake: Bake, answers: dict[str, str]) -> None:
-    cache = TEMPLATE / ".mypy_cache" / "generated"
-    run(bake(**answers), PYTHON, "-m", "mypy", "--cache-dir", str(cache / named(answers)))
+    check_types(bake(**answers))
 
 
 def test_the_project_is_strictly_typed_without_the_packages_of_other_stores(bake: Bake) -> None:
