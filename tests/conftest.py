@@ -55,6 +55,8 @@ servers: Any = SimpleNamespace(
     **runpy.run_path(str(TEMPLATE / "{{cookiecutter.project_slug}}" / "tests" / "servers.py"))
 )
 
+environments: dict[str, bytes] = {}  # of each kind, once a project had it
+
 Bake = Callable[..., Path]
 
 
@@ -95,8 +97,10 @@ def project_on(bake: Bake, kinds: dict[str, dict[str, str]]) -> Path:
     """A project with an environment for each of these."""
     project = bake()
     for kind, answers in kinds.items():
-        environment = bake(**answers, environment=kind) / "config" / f"{kind}.toml"
-        (project / "config" / environment.name).write_bytes(environment.read_bytes())
+        if kind not in environments:
+            folder = bake(**answers, environment=kind) / "config"
+            environments[kind] = (folder / f"{kind}.toml").read_bytes()
+        (project / "config" / f"{kind}.toml").write_bytes(environments[kind])
     return project
 
 
