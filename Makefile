@@ -33,7 +33,7 @@ test: .venv/dev
 	.venv/bin/ruff format --check $(PYTHON_FILES)
 	.venv/bin/mypy
 	.venv/bin/python -m tests.browser
-	.venv/bin/python -m pytest --numprocesses auto
+	.venv/bin/python -m pytest --numprocesses auto --dist worksteal
 
 bench: .venv-bench/done
 	.venv-bench/bin/python -m benchmarks $(ARGS)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import re
 import runpy
 import signal
 import subprocess
@@ -53,6 +55,8 @@ servers: Any = SimpleNamespace(
     **runpy.run_path(str(TEMPLATE / "{{cookiecutter.project_slug}}" / "tests" / "servers.py"))
 )
 
+environments: dict[str, bytes] = {}  # of each kind, once a project had it
+
 Bake = Callable[..., Path]
 
 
@@ -93,8 +97,10 @@ def project_on(bake: Bake, kinds: dict[str, dict[str, str]]) -> Path:
     """A project with an environment for each of these."""
     project = bake()
     for kind, answers in kinds.items():
-        environment = bake(**answers, environment=kind) / "config" / f"{kind}.toml"
-        (project / "config" / environment.name).write_bytes(environment.read_bytes())
+        if kind not in environments:
+            folder = bake(**answers, environment=kind) / "config"
+            environments[kind] = (folder / f"{kind}.toml").read_bytes()
+        (project / "config" / f"{kind}.toml").write_bytes(environments[kind])
     return project
 
 
@@ -141,6 +147,25 @@ def run(folder: Path, *command: str, status: int = 0, **variables: str) -> str:
     )
     assert done.returncode == status, done.stdout
     return done.stdout
+
+
+def run_tests(project: Path, *arguments: str, summary: str = r"\d+ passed") -> str:
+    """What a project's tests print, all of which must have passed, with none skipped."""
+    # Of pytest's plugins, those that a project installs: the others take two seconds a run.
+    plugins = ("-p", "no:cacheprovider", "-p", "anyio")
+    command = (PYTHON, "-m", "pytest", *plugins, *arguments)
+    printed = run(project, *command, PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
+    assert re.search(rf"^=+ {summary} in ", printed, re.MULTILINE), printed
+    return printed
+
+
+def check_types(project: Path) -> None:
+    """Run its mypy, which reads the packages once for all projects: so these take turns."""
+    cache = TEMPLATE / ".mypy_cache" / "generated"
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / "turn").open("w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        run(project, PYTHON, "-m", "mypy", "--cache-dir", str(cache))
 
 
 def read(folder: Path) -> dict[str, str]:

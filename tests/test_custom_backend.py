@@ -12,7 +12,7 @@ from subprocess import Popen
 import httpx2
 import pytest
 
-from .conftest import PYTHON, TEMPLATE, Bake, run, servers, serving
+from .conftest import PYTHON, TEMPLATE, Bake, check_types, run, run_tests, servers, serving
 
 EXAMPLE = TEMPLATE / "docs" / "examples" / "memcached.py"
 BLOCKS: list[tuple[str, str]] = re.findall(
@@ -79,15 +79,13 @@ def test_the_page_shows_the_code_that_is_tested() -> None:
 def test_the_store_is_as_clean_as_the_project(project: Path) -> None:
     run(project, PYTHON, "-m", "ruff", "check", "--no-cache")
     run(project, PYTHON, "-m", "ruff", "format", "--check", "--no-cache")
-    cache = TEMPLATE / ".mypy_cache" / "custom"
-    run(project, PYTHON, "-m", "mypy", "--cache-dir", str(cache))
+    check_types(project)
 
 
 @needs_memcached
 def test_the_projects_tests_pass_and_the_contract_with_them(project: Path, port: int) -> None:
     with memcached(port):
-        printed = run(project, PYTHON, "-m", "pytest", "-v", "-p", "no:cacheprovider")
-    assert re.search(r"^=+ \d+ passed in ", printed, re.MULTILINE), printed
+        printed = run_tests(project, "-v")
     promises = (project / "tests" / "contract.py").read_text().count("async def test_")
     assert printed.count("::TestMemcached::") >= promises
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from pathlib import Path
 
 import pytest
 
-from .conftest import PYTHON, TEMPLATE, run
+from .conftest import PYTHON, TEMPLATE, check_types, run, run_tests
 
 ENGINE = TEMPLATE / "tests" / "engine"
 FILES = sorted(file.name for file in ENGINE.glob("test_*.py"))
@@ -26,9 +25,7 @@ def project(project_on_all_stores: Path) -> Path:
 def test_the_engine_holds(project: Path, file: str) -> None:
     if file == "test_pgbouncer.py" and shutil.which("pgbouncer") is None:
         pytest.skip("apt-get install pgbouncer")
-    command = (PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"tests/{file}")
-    printed = run(project, *command)
-    assert re.search(r"^\d+ passed(, \d+ skipped)? in ", printed, re.MULTILINE), printed
+    printed = run_tests(project, f"tests/{file}", summary=r"\d+ passed(, \d+ skipped)?")
     # No wheel brings a server that speaks TLS.
     assert printed.count("SKIPPED") == printed.count("no server on the PATH speaks TLS"), printed
 
@@ -36,5 +33,4 @@ def test_the_engine_holds(project: Path, file: str) -> None:
 def test_these_tests_are_as_clean_as_the_project(project: Path) -> None:
     run(project, PYTHON, "-m", "ruff", "check", "--no-cache")
     run(project, PYTHON, "-m", "ruff", "format", "--check", "--no-cache")
-    cache = TEMPLATE / ".mypy_cache" / "engine"
-    run(project, PYTHON, "-m", "mypy", "--cache-dir", str(cache))
+    check_types(project)

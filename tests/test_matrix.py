@@ -20,11 +20,13 @@ from .conftest import (
     TEMPLATE,
     VARIANTS,
     Bake,
+    check_types,
     dockerfile,
     named,
     project_on,
     read,
     run,
+    run_tests,
 )
 
 ALL = [*COMBINATIONS, *VARIANTS]
@@ -150,8 +152,7 @@ def test_the_project_is_clean_at_birth(bake: Bake, answers: dict[str, str], pack
 
 @pytest.mark.parametrize("answers", COMBINATIONS, ids=named)
 def test_the_project_is_strictly_typed(bake: Bake, answers: dict[str, str]) -> None:
-    cache = TEMPLATE / ".mypy_cache" / "generated"
-    run(bake(**answers), PYTHON, "-m", "mypy", "--cache-dir", str(cache / named(answers)))
+    check_types(bake(**answers))
 
 
 def test_the_project_is_strictly_typed_without_the_packages_of_other_stores(bake: Bake) -> None:
@@ -166,21 +167,16 @@ def test_the_project_is_strictly_typed_without_the_packages_of_other_stores(bake
 
 @pytest.mark.parametrize("answers", [*COMBINATIONS, *VARIANTS[:2]], ids=named)
 def test_its_own_tests_pass_and_none_is_skipped(bake: Bake, answers: dict[str, str]) -> None:
-    printed = run(bake(**answers), PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider")
-    assert re.search(r"^\d+ passed in ", printed, re.MULTILINE), printed
+    run_tests(bake(**answers))
 
 
 @pytest.mark.parametrize("kinds", [KINDS, GROUPS], ids=["stores", "groups"])
 def test_a_project_on_many_stores_passes_its_tests_on_each(
     bake: Bake, kinds: dict[str, dict[str, str]]
 ) -> None:
-    project = project_on(bake, kinds)
-    pytest_ = (PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider")
-    printed = run(project, *pytest_)
-    assert re.search(r"^\d+ passed in ", printed, re.MULTILINE), printed
-    listed = run(project, *pytest_, "--collect-only", "tests/test_stores.py")
+    printed = run_tests(project_on(bake, kinds), "-v")
     for kind in kinds:
-        assert f"test_create_never_overwrites[{kind}]" in listed
+        assert f"test_create_never_overwrites[{kind}] PASSED" in printed
 
 
 @pytest.mark.parametrize("answers", COMBINATIONS, ids=named)

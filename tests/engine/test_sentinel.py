@@ -102,6 +102,9 @@ class Group:
                 "sentinel failover-timeout app 3000\n"
             )
             self.sentinels.append(Node(folder / name, settings, "--sentinel"))
+            # Else they tell each other every two seconds whom they know, and ask every ten.
+            hurry = ("publish-period", 100, "info-period", 100)
+            assert self.sentinels[-1].tell("SENTINEL", "DEBUG", *hurry)
 
     @property
     def uri(self) -> str:
@@ -142,7 +145,7 @@ class Group:
 
     def stop(self) -> None:
         for node in (*self.sentinels, *self.servers):
-            node.stop()
+            node.kill()
 
 
 @pytest.fixture

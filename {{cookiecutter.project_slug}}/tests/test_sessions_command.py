@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import io
 import json
 import os
 import pty
 import secrets
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,31 +50,6 @@ COMMAND = [sys.executable, "-m", "{{cookiecutter.package_name}}", "sessions"]
 KINDS = sorted({"file", *kinds()} - {"memory"})  # what memory holds, no command reaches
 on_each_store = pytest.mark.parametrize("place", KINDS, indirect=True)
 on_files = pytest.mark.parametrize("place", ["file"], indirect=True)
-
-# Runs the command, and has Ctrl+C pressed while a batch is under way.
-INTERRUPTED = """
-import importlib, os, signal, sys
-from {{cookiecutter.package_name}}.cli import main
-from {{cookiecutter.package_name}}.sessions import stores
-
-command = importlib.import_module("{{cookiecutter.package_name}}.cli.sessions")
-command.BATCH = 10
-open_store = command.open_configured_store
-stores.PACKAGE, method, *arguments = sys.argv[1:]
-
-def open_and_interrupt(*given):
-    store = open_store(*given)
-    do = getattr(store, method)
-    async def interrupt(*args, **kwargs):
-        os.kill(os.getpid(), signal.SIGINT)
-        return await do(*args, **kwargs)
-    setattr(store, method, interrupt)
-    return store
-
-command.open_configured_store = open_and_interrupt
-signal.signal(signal.SIGINT, signal.default_int_handler)
-main(arguments, prog_name="app")
-"""
 
 
 class Sessions:
@@ -190,45 +169,69 @@ def read(*arguments: str) -> list[Any]:
 def in_terminal(*arguments: str, answer: str = "") -> tuple[int, str]:
     """The exit status, and what is seen in a terminal."""
     here, there = pty.openpty()
-    command = [*COMMAND, *arguments]
-    with subprocess.Popen(command, stdin=there, stdout=there, stderr=there) as process:
-        os.close(there)
-        os.write(here, answer.encode())
-        seen = b""
-        try:
-            while part := os.read(here, 65536):
-                seen += part
-        except OSError:  # so Linux tells that nobody writes any more
-            pass
-    os.close(here)
-    return process.returncode, seen.decode()
+    os.write(here, answer.encode())
+    with ThreadPoolExecutor() as pool, pytest.MonkeyPatch.context() as patch:
+        seen = pool.submit(_read_all, here)
+        with open(there, "rb") as keys, open(there, "wb", closefd=False) as screen:
+            patch.setattr(sys, "stdin", io.TextIOWrapper(keys, "utf-8"))
+            patch.setattr(sys, "stdout", io.TextIOWrapper(screen, "utf-8"))
+            patch.setattr(sys, "stderr", sys.stdout)
+            with pytest.raises(SystemExit) as ended:
+                main(["sessions", *arguments], prog_name="app")
+            sys.stdout.flush()
+    return int(ended.value.code or 0), seen.result().decode()
 
 
-def interrupted(
-    sessions: Sessions, method: str, *arguments: str
-) -> subprocess.CompletedProcess[str]:
-    """What comes of Ctrl+C in the first call of a method of the store."""
-    command = [sys.executable, "-c", INTERRUPTED, sessions.prefix, method, "sessions", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=30)
+def _read_all(terminal: int) -> bytes:
+    seen = b""
+    with suppress(OSError):  # so Linux tells that nobody writes any more
+        while part := os.read(terminal, 65536):
+            seen += part
+    os.close(terminal)
+    return seen
+
+
+def disturbed_store(
+    method: str, disturb: Callable[[], object], *, after: int = 1
+) -> Callable[..., SessionStore]:
+    """As ``open_configured_store``, but after so many calls of a method each one is disturbed."""
+
+    def open_disturbed(*arguments: Any) -> SessionStore:
+        store = open_configured_store(*arguments)
+        do = getattr(store, method)
+        left = iter(range(after))
+
+        async def disturbed(*args: Any, **kwargs: Any) -> Any:
+            if next(left, None) is None:
+                disturb()
+            return await do(*args, **kwargs)
+
+        setattr(store, method, disturbed)
+        return store
+
+    return open_disturbed
 
 
 def failing_store(method: str, error: Exception, *, after: int = 1) -> Callable[..., SessionStore]:
     """As ``open_configured_store``, but the store fails after so many calls of a method."""
 
-    def open_failing(*arguments: Any) -> SessionStore:
-        store = open_configured_store(*arguments)
-        do = getattr(store, method)
-        left = iter(range(after))
+    def fail() -> None:
+        raise error
 
-        async def fail(*args: Any, **kwargs: Any) -> Any:
-            if next(left, None) is None:
-                raise error
-            return await do(*args, **kwargs)
+    return disturbed_store(method, fail, after=after)
 
-        setattr(store, method, fail)
-        return store
 
-    return open_failing
+def interrupted(method: str, *arguments: str) -> tuple[str, str]:
+    """What the command prints, and says beside, on Ctrl+C in the first call of a method."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MODULE, "BATCH", 10)
+        store = disturbed_store(method, lambda: signal.raise_signal(signal.SIGINT), after=0)
+        patch.setattr(MODULE, "open_configured_store", store)
+        try:
+            return said(*arguments, status=130)
+        finally:
+            signal.signal(signal.SIGINT, before)
 
 
 @on_each_store
@@ -449,12 +452,11 @@ def test_what_is_logged_does_not_get_into_what_is_printed(
 @on_each_store
 def test_what_ctrl_c_leaves_the_next_run_ends(sessions: Sessions) -> None:
     sessions.add("ada", count=40)
-    done = interrupted(sessions, "delete", "revoke", "--all", "--yes")
+    printed, told = interrupted("delete", "revoke", "--all", "--yes")
     left = len(sessions.left())
     assert 0 < left < 40
-    assert done.returncode == 130
-    assert done.stdout == ""
-    assert done.stderr == (
+    assert printed == ""
+    assert told == (
         f"Error: interrupted. {40 - left} sessions revoked so far: run the same command again to"
         " go on\n"
     )
@@ -466,9 +468,8 @@ def test_what_ctrl_c_leaves_the_next_run_ends(sessions: Sessions) -> None:
 def test_a_purge_that_ctrl_c_stopped_goes_on(sessions: Sessions) -> None:
     kept = {sessions.add()}
     sessions.add("ada", lives=-2 * HOUR, count=40)
-    done = interrupted(sessions, "delete_expired", "purge")
-    assert done.returncode == 130
-    assert "Error: interrupted. 10 sessions purged so far: run the same" in done.stderr
+    _, told = interrupted("delete_expired", "purge")
+    assert "Error: interrupted. 10 sessions purged so far: run the same" in told
     assert said("purge")[0] == "30 sessions purged.\n"
     assert sessions.left() == kept
 
