@@ -826,6 +826,28 @@ class TestWebSockets:
         assert client.get("/").json() == {"accepted": True, "later": True}
 
 
+async def test_what_changes_while_a_session_is_saved_is_saved_the_next_time(
+    clock: Clock,
+) -> None:
+    class Slow(MemoryStore):
+        async def update(self, key: str, record: Record, *, move_to: str | None = None) -> bool:
+            await asyncio.sleep(0)
+            return await super().update(key, record, move_to=move_to)
+
+    async def save_twice(session: Session) -> None:
+        session["before"] = 1
+        saving = asyncio.create_task(session.save())
+        await asyncio.sleep(0)
+        session["meanwhile"] = 2
+        await saving
+        await session.save()
+
+    async with Site(Slow(clock=clock), clock).visitor() as visitor:
+        await visitor.does(puts(begun=0))
+        await visitor.does(save_twice)
+        assert await visitor.sees() == {"begun": 0, "before": 1, "meanwhile": 2}
+
+
 class TestGarbage:
     """A request that leaves reference cycles behind makes the collector stop a later one."""
 

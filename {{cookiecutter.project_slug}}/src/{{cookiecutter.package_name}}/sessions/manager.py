@@ -91,18 +91,24 @@ class SessionManager:
         if session._has_new_owner:
             session._signed_in = self._clock()
             session._user_agent = user_agent and user_agent[:_MAX_USER_AGENT]
-        if session._record is not None:
-            await self._update(session)
-        elif dict.__len__(session) or session._owner is not None:
-            await self._create(session)
-        elif session._ended is not None:
-            session._cookie = "remove"
-        if session._ended is not None:  # last: if anything failed above, the old session is there
-            await self._store.delete(session._ended)
-            session._ended = None
-            log_event("session.revoked", count=1)
-        session.modified = session._rotate = False
-        if session._touched:  # whoever holds a dict or a list of it may change that yet
+        was_modified, session.modified = session.modified, False
+        try:
+            if session._record is not None:
+                await self._update(session, was_modified)
+            elif dict.__len__(session) or session._owner is not None:
+                await self._create(session)
+            elif session._ended is not None:
+                session._cookie = "remove"
+            if session._ended is not None:  # last: if anything fails, the old session is there
+                await self._store.delete(session._ended)
+                session._ended = None
+                log_event("session.revoked", count=1)
+        except BaseException:
+            session.modified = session.modified or was_modified
+            raise
+        session._rotate = False
+        if session._touched and not session.modified:  # by another task, while this one waited
+            # Whoever holds a dict or a list of it may change that yet.
             session._touched = {
                 key for key in session._touched if isinstance(dict.get(session, key), (dict, list))
             }
@@ -204,7 +210,7 @@ class SessionManager:
                 return
         raise SessionError("the store has records under ids that were never given out")
 
-    async def _update(self, session: Session) -> None:
+    async def _update(self, session: Session, was_modified: bool) -> None:
         """Compare and swap. On a conflict, apply the request's own changes to the newer record."""
         if session._rotate:
             self._require_unsent_cookie(session)
@@ -220,7 +226,7 @@ class SessionManager:
             data = before.data
             if session._touched or move_to is not None or session._has_new_owner:
                 data = self._encode(session, session_id)
-            if data != before.data or session.modified:
+            if data != before.data or was_modified:
                 _require_json(session)
             if move_to is None and data == before.data:
                 await self._renew(session, session_id, key, before, now)
