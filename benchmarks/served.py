@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from .load import Load, load
-from .measure import Effort, Spread
+from .measure import Effort, Spread, on_one_core
 from .place import Place, open_place, servers_of
 from .rows import Row
 from .subjects import BARE, Subject, subjects_of
@@ -115,7 +115,9 @@ def _serving(subject: Subject, place: Place) -> Iterator[Server]:
     port = servers.free_port()
     told = json.dumps({key: str(value) for key, value in asdict(place).items()})
     command = [sys.executable, "-m", __name__, subject.name, str(port), told]
-    with servers.running(command, port, signal.SIGTERM, cwd=REPOSITORY):
+    with ExitStack() as stack:
+        with on_one_core():  # and so the load has another one, where there are two
+            stack.enter_context(servers.running(command, port, signal.SIGTERM, cwd=REPOSITORY))
         yield Server(port, _begin_session(port) if subject.has_sessions else "")
 
 

@@ -107,8 +107,8 @@ class SessionManager:
             session.modified = session.modified or was_modified
             raise
         session._rotate = False
-        if session._touched and not session.modified:  # by another task, while this one waited
-            # Whoever holds a dict or a list of it may change that yet.
+        if session._touched and not session.modified:  # else another task changed it meanwhile
+            # Only dicts and lists can still change without its hearing of it.
             session._touched = {
                 key for key in session._touched if isinstance(dict.get(session, key), (dict, list))
             }
