@@ -82,7 +82,7 @@ class SessionMiddleware:
                 break
         if session is None:
             session = self._new_session()
-            session._record = None
+            session._id = session._key = session._record = None
         session._started, session.accessed = None, False
         scope["session"] = session
 

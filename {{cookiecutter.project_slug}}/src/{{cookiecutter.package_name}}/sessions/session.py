@@ -36,12 +36,13 @@ class Session(StarletteSession):
     """
 
     # What every request sets: a slot is set several times faster than an attribute.
-    __slots__ = ("_record", "_started", "accessed")
+    __slots__ = ("_id", "_key", "_record", "_started", "accessed")
+    _id: str | None
+    _key: str | None  # under which the store keeps it
+    _record: Record | None
+    _started: str | None  # by which message the response did: no other cookie can follow
     _manager: SessionManager  # on a class of each manager's own: see there
     # Defaults on the class, since most requests change none of them.
-    _id: str | None = None
-    _key: str | None = None  # under which the store keeps it
-    _record: Record | None
     _owner: str | None = None
     _owner_hash: str | None = None  # what the store sees of it
     _signed_in: float | None = None  # since when it has this owner
@@ -49,7 +50,6 @@ class Session(StarletteSession):
     _rotate = False
     _ended: str | None = None  # the key that flush() left behind, until it is deleted
     _cookie: Literal["set", "remove"] | None = None  # what the browser has to do to it
-    _started: str | None  # by which message the response did: no other cookie can follow
     # Keys that were set or removed, or whose dict or list was handed out and may change unnoticed.
     # Once they are saved, only the latter stay here.
     _touched: set[str] | None = None
@@ -58,7 +58,8 @@ class Session(StarletteSession):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._record, self._started, self.accessed = None, None, False
+        self._id = self._key = self._record = self._started = None
+        self.accessed = False
 
     @classmethod
     def of(cls, connection: HTTPConnection) -> Self:
