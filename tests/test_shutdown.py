@@ -62,6 +62,7 @@ def started(project: Path, *options: str, workers: int = 1) -> Iterator[App]:
     app = App(project, *options, *(["--workers", str(workers)] if workers > 1 else []))
     try:
         app.wait_for("Application startup complete", times=workers)
+        wait_until(lambda: listens(app.port), f"anyone who listens on port {app.port}")
         yield app
     finally:
         if app.process.poll() is None:
@@ -74,6 +75,12 @@ def wait_until(is_so: Callable[[], bool], what: str, seconds: float = 30) -> Non
     while not is_so():
         assert time.monotonic() < deadline, f"there never was {what}"
         time.sleep(0.01)
+
+
+def listens(port: int) -> bool:
+    """Whether anyone does: uvicorn begins to just after it says that the app is ready."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def is_alive(pid: int) -> bool:
