@@ -37,7 +37,7 @@ class OwnedSession(NamedTuple):
     """of the browser at sign-in, as it was sent: escape it"""
 
 
-@lru_cache(maxsize=1024, typed=True)  # a sign-in asks five times
+@lru_cache(maxsize=1024, typed=True)  # every load and save of an owned session asks
 def hash_owner(user_id: str | int) -> str:
     """What stores see of a user's id, as 64 hexadecimal digits.
 
