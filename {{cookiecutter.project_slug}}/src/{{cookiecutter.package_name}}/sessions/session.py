@@ -240,10 +240,7 @@ class Session(StarletteSession):
         if self._started is not None:
             self._require_open(repr(key))
         self.accessed = self.modified = True
-        if self._touched is None:
-            self._touched = {key}
-        else:
-            self._touched.add(key)
+        self._touch(key)
 
     def _touch(self, key: str) -> None:
         """Note that a key may change: its dict or list is handed out, say."""

@@ -240,10 +240,10 @@ def open_engine(
     raise ValueError(f"{parsed.drivername!r} is not one of {allowed}")
 
 
-def _seconds(option: str, value: object) -> float:
+def _seconds(option: str, value: Any) -> float:
     """A positive number from a URL."""
     with suppress(TypeError, ValueError):
-        if 0 < (seconds := float(value)) < inf:  # type: ignore[arg-type]
+        if 0 < (seconds := float(value)) < inf:
             return seconds
     raise ValueError(f"{option}: allowed: seconds, such as 2.5, once")
 
