@@ -31,7 +31,8 @@ class Box:
         return min(max(x, self.x + 20), self.x + self.width - 20)
 
 
-REDIS = tuple(f"sessions.stores.{name}" for name in ("batches", "cache_uri", "clients", "cluster"))
+CACHE = ("batches", "cache_uri", "clients", "cluster", "connection")
+REDIS = tuple(f"sessions.stores.{name}" for name in CACHE)
 BOXES = [
     Box("app.py", ("app",), 32, 32, 340, 74),
     Box("cli/, checks.py", ("cli", "checks", "__main__"), 640, 32, 338, 74),
@@ -44,7 +45,7 @@ BOXES = [
     Box("cache.py", ("sessions.stores.cache",), 496, 468, 150, 128),
     Box("file.py", ("sessions.stores.file",), 662, 468, 150, 128),
     Box("database.py", ("sessions.stores.database",), 828, 468, 150, 128),
-    Box("for Redis", REDIS, 592, 642, 126, 112, lists=True, says_what=False),
+    Box("for Redis", REDIS, 592, 642, 126, 129, lists=True, says_what=False),
     Box("threads.py", ("sessions.stores.threads",), 765, 642, 110, 36, says_what=False),
     Box("sessions/store.py", ("sessions.store",), 32, 800, 946, 58),
 ]

@@ -59,7 +59,7 @@ FILES = {
             "sessions/stores/__init__.py",
             *("sessions/stores/batches.py", "sessions/stores/cache.py"),
             *("sessions/stores/cache_uri.py", "sessions/stores/clients.py"),
-            *("sessions/stores/cluster.py",),
+            *("sessions/stores/cluster.py", "sessions/stores/connection.py"),
             *("sessions/stores/database.py", "sessions/stores/file.py"),
             *("sessions/stores/memory.py", "sessions/stores/threads.py"),
         )

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import secrets
+import tempfile
 import time
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -181,6 +184,31 @@ class TestFaults:
         assert len({id(answer) for answer in answers}) == len(answers)  # one for each
         assert await store.load(key) == record
 
+    async def test_a_server_that_became_a_replica_is_left_for_the_primary(
+        self, tmp_path: Path, record: Record
+    ) -> None:
+        link, key = tmp_path / "link", new_key()
+        async with AsyncExitStack() as stack:
+            old, new = (Valkey(Path(tempfile.mkdtemp(dir=tmp_path))) for _ in range(2))
+            for server in (old, new):
+                stack.callback(server.stop)
+                await server.start()
+            store = CacheStore(f"unix://{link}", prefix="p")
+            stack.push_async_callback(store.aclose)
+
+            link.symlink_to(old.socket)
+            assert await store.create(key, record)
+            await old.refuse_writes()
+            update = store.update(key, replace(record, version=2))
+            refused, found = await asyncio.gather(update, store.load(key), return_exceptions=True)
+            assert "read only replica" in str(refused)
+            assert found == record
+
+            link.unlink()
+            link.symlink_to(new.socket)
+            assert await store.create(new_key(), record)
+            assert await new.tell("DBSIZE") == 1
+
     async def test_a_server_that_forgets_its_scripts_amid_a_batch_does_all_of_it(
         self, store: CacheStore, admin: Any, record: Record
     ) -> None:
@@ -208,7 +236,7 @@ class TestFaults:
         assert len(await admin.client_list()) == 1
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_each_event_loop_has_connections_of_its_own(valkey: str) -> None:
     """As with Starlette's TestClient, where a request may have a loop to itself."""
     store = CacheStore(valkey, prefix=f"test-{secrets.token_hex(8)}")
@@ -218,4 +246,4 @@ def test_each_event_loop_has_connections_of_its_own(valkey: str) -> None:
     assert asyncio.run(store.load(key)) == record
     assert asyncio.run(store.delete(key))
     del store
-    gc.collect()  # what closed loops have left open: a warning
+    gc.collect()  # what closed loops have left open

@@ -141,6 +141,8 @@ class Valkey(Server):
 
         port = servers.free_port()
         command = [get_binary_path(), "--port", port, "--bind", "127.0.0.1", "--dir", folder]
+        self.socket = folder / "socket"
+        command += ["--unixsocket", self.socket]
         super().__init__(
             [*command, "--save", "", "--appendonly", "yes", "--appendfsync", "no"], port
         )

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import hiredis
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 
-Argument = str | bytes | int | float
-Command = tuple[Argument, ...]
-Waiting = tuple[Command, asyncio.Future[Any]]
+from .connection import Batch, Connection, Waiting
+
+Argument: TypeAlias = str | bytes | int | float
 
 BATCH = 128  # commands
 
 # Five times as fast as redis-py's own; its stub knows tuples of one argument alone.
-_pack = cast(Callable[[Command], bytes], hiredis.pack_command)
+_pack = cast(Callable[[tuple[Argument, ...]], bytes], hiredis.pack_command)
 
 
 class Batches:
-    """Sends commands over a few connections of redis-py, and hands out the answers.
+    """Sends commands over a few connections, and hands out the answers.
 
     ``connections`` are batches under way at once; what comes meanwhile makes up the next one.
     What one command does to the server, or whoever asked for it to its task, is nothing to the
@@ -32,26 +32,24 @@ class Batches:
 
     def __init__(self, client: Any, connections: int) -> None:  # redis-py's
         self._client = client
-        self._connections = connections
+        self._limit = connections
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: list[Waiting] = []
-        self._idle: list[_Connection] = []
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._idle: list[Connection | None] = []  # None stands for one that is yet to be opened
+        self._open: set[Connection] = set()
+        self._opening: set[asyncio.Task[None]] = set()
 
     def send(self, *command: Argument) -> asyncio.Future[Any]:
         """The answer, or the error in its place: a ``RedisError`` or an ``OSError``."""
         loop = asyncio.get_running_loop()
         if loop is not self._loop:  # the first; or the one before has been closed
-            self._loop, self._waiting, self._tasks = loop, [], set()
-            pool = self._client.connection_pool
-            self._idle = [_Connection(pool) for _ in range(self._connections)]
+            self._loop, self._waiting, self._idle = loop, [], [None] * self._limit
+            self._open, self._opening = set(), set()
         future: asyncio.Future[Any] = loop.create_future()
-        self._waiting.append((command, future))
+        self._waiting.append((_pack(command), future))
         if len(self._waiting) == 1 and self._idle:
             # It begins with the loop's next turn, and takes along who comes until then.
-            task = loop.create_task(self._serve(self._idle.pop()))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            loop.call_soon(self._serve, self._idle.pop())
         return future
 
     async def send_asking(self, *command: Argument) -> Any:
@@ -71,72 +69,73 @@ class Batches:
     async def aclose(self) -> None:
         """Wait for what is under way, and disconnect."""
         if self._loop is asyncio.get_running_loop():  # one that is closed has closed its own
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-            for connection in self._idle:
-                await connection.close()
+            while under_way := [*self._opening, *self._unanswered()]:
+                await asyncio.wait(under_way)
+            for connection in self._open:
+                connection.close()
+            self._open.clear()
         await self._client.aclose()
 
-    async def _serve(self, connection: _Connection) -> None:
-        try:
-            while self._waiting:
-                await self._serve_batch(connection)
-        finally:
-            self._idle.append(connection)
+    def _unanswered(self) -> list[asyncio.Future[Any]]:
+        batches = (self._waiting, *(connection.unanswered for connection in self._open))
+        return [future for batch in batches for _, future in batch if not future.done()]
 
-    async def _serve_batch(self, connection: _Connection) -> None:
-        batch = self._take(BATCH)
+    def _serve(self, connection: Connection | None) -> None:
+        """Let a connection go on with what has come meanwhile, or rest."""
+        if not self._waiting:
+            self._idle.append(connection)
+        elif connection is not None and connection.is_open:
+            connection.exchange(self._take(BATCH))
+        else:
+            self._open_for(self._take(BATCH))
+
+    def _open_for(self, batch: Batch) -> None:
+        task = asyncio.get_running_loop().create_task(self._open_and_exchange(batch))
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
+
+    async def _open_and_exchange(self, batch: Batch) -> None:
         try:
-            answers = await connection.exchange([command for command, _ in batch])
+            connection = await self._connect()
         except (RedisError, OSError) as error:
-            batch += self._take(len(self._waiting))
-            answers = [error.with_traceback(None)] * len(batch)
+            self._fail(batch, error)
         except BaseException:
             for _, future in batch:
                 future.cancel()
+            self._idle.append(None)
             raise
-        for (_, future), answer in zip(batch, answers, strict=True):
+        else:
+            connection.exchange(batch)
+
+    async def _connect(self) -> Connection:
+        opened = self._client.connection_pool.make_connection()
+        try:
+            async with asyncio.timeout(opened.socket_connect_timeout):
+                await opened.connect()
+        except BaseException:
+            await opened.disconnect(nowait=True)
+            raise
+        # redis-py has no public way to hand over what it has opened.
+        writer, opened._reader, opened._writer = opened._writer, None, None
+        connection = Connection(writer, opened.socket_timeout, self._serve, self._lose)
+        self._open.add(connection)
+        return connection
+
+    def _lose(self, connection: Connection, batch: Batch, error: Exception) -> None:
+        self._open.discard(connection)
+        if batch and connection.is_proven:
+            self._open_for(batch)
+        elif batch:
+            self._fail(batch, error)
+
+    def _fail(self, batch: Batch, error: Exception) -> None:
+        """Tell all who wait, and let the next one try again."""
+        answer = error.with_traceback(None)
+        for _, future in (*batch, *self._take(len(self._waiting))):
             if not future.done():
                 future.set_result(answer)
+        self._idle.append(None)
 
     def _take(self, limit: int) -> list[Waiting]:
         batch, self._waiting = self._waiting[:limit], self._waiting[limit:]
         return batch
-
-
-class _Connection:
-    """One of redis-py's, which connects when it is needed."""
-
-    def __init__(self, pool: Any) -> None:
-        self._connection = pool.make_connection()
-        # One timer for the whole batch costs less than two of redis-py's for each command.
-        self._timeout = self._connection.socket_timeout
-        self._connection.socket_timeout = None
-
-    async def exchange(self, commands: list[Command]) -> list[Any]:
-        if self._connection.is_connected:
-            try:
-                return await self._ask(commands)
-            except (RedisError, OSError):  # it may have broken long ago
-                await self.close()
-        try:
-            async with asyncio.timeout(self._connection.socket_connect_timeout):
-                await self._connection.connect()
-            return await self._ask(commands)
-        except BaseException:
-            await self.close()
-            raise
-
-    async def close(self) -> None:
-        await self._connection.disconnect(nowait=True)
-
-    async def _ask(self, commands: list[Command]) -> list[Any]:
-        async with asyncio.timeout(self._timeout):
-            packed = b"".join(map(_pack, commands))
-            await self._connection.send_packed_command(packed, check_health=False)
-            return [await self._answer() for _ in commands]
-
-    async def _answer(self) -> Any:
-        try:
-            return await self._connection.read_response()
-        except ResponseError as error:
-            return error

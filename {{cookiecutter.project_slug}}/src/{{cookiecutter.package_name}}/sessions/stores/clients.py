@@ -30,6 +30,7 @@ def connect(uri: CacheURI) -> Batches | Cluster:
     """The server, the primary that sentinels name, or the Cluster. Nothing connects yet."""
     options = {
         "ssl": uri.is_tls,
+        "protocol": 2,  # in which a server says nothing that it was not asked
         "socket_keepalive": True,  # finds out that an idle connection is lost
         "retry": Retry(ExponentialWithJitterBackoff(base=0.01, cap=0.1), retries=1),  # to connect
         **uri.options,
