@@ -75,13 +75,15 @@ class SessionMiddleware:
             await self._app(scope, receive, send)
             return
 
+        # By local names, since Python 3.11 is slow to call what an instance has for an attribute.
+        app, new_session = self._app, self._new_session
         session = None
         for name, value in scope["headers"]:
             if name == b"cookie" and (session_id := self._cookie.read(value)):
                 session = await self._sessions.load(session_id)
                 break
         if session is None:
-            session = self._new_session()
+            session = new_session()
             session._id = session._key = session._record = None
         session._started, session.accessed = None, False
         scope["session"] = session
@@ -95,7 +97,7 @@ class SessionMiddleware:
             return send(message)
 
         try:
-            await self._app(scope, receive, send_with_session)
+            await app(scope, receive, send_with_session)
         except Exception as error:  # the app may have raised another one because of ours
             reason = str(error) if isinstance(error, StoreUnavailable) else session._failure
             if reason is None or session._started is not None:
