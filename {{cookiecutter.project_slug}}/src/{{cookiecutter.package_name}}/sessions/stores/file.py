@@ -39,7 +39,8 @@ T = TypeVar("T")
 TIMEOUT = 5.0  # seconds to wait for another writer of the same sub-folder
 _STALE = 3600  # seconds after which a file that is no record was left by a writer that died
 _SUB_FOLDERS = [f"{number:02x}" for number in range(256)]
-_PAUSE = 20  # files that a sweep looks at without a break
+_STINT = 0.001  # seconds that a sweep works without a break
+_BREAK = 0.0005  # seconds
 _SMALL = 32768  # bytes: what is larger is not read in the event loop
 
 
@@ -216,14 +217,15 @@ class FileStore:
     def _delete_expired(self, limit: int) -> int:
         """Go on where the last sweep stopped, until ``limit`` are removed or all was seen."""
         with self._sweeping:
-            removed = 0
+            removed, started = 0, time.perf_counter()
             self._sweep = self._sweep or self._sweep_all()
-            for seen, was_removed in enumerate(self._sweep):
+            for was_removed in self._sweep:
                 removed += was_removed
                 if removed == limit:
                     return removed
-                if seen % _PAUSE == 0:
-                    time.sleep(0.0005)  # the event loop would wait for the interpreter's lock
+                if time.perf_counter() > started + _STINT:
+                    time.sleep(_BREAK)  # the event loop would wait for the interpreter's lock
+                    started = time.perf_counter()
             self._sweep = None
             return removed
 
