@@ -47,9 +47,7 @@ class Batches:
             self._open, self._opening = set(), set()
         future: asyncio.Future[Any] = loop.create_future()
         self._waiting.append((_pack(command), future))
-        if len(self._idle) == self._limit:  # nobody else is there
-            self._serve(self._idle.pop())
-        elif len(self._waiting) == 1 and self._idle:
+        if len(self._waiting) == 1 and self._idle:
             # It begins with the loop's next turn, and takes along who comes until then.
             loop.call_soon(self._serve, self._idle.pop())
         return future
