@@ -115,7 +115,8 @@ class Batches:
         except BaseException:
             await opened.disconnect(nowait=True)
             raise
-        # redis-py has no public way to hand over what it has opened.
+        # redis-py has no public way to hand over what it has opened: hence the upper bound of its
+        # version in pyproject.toml.
         writer, opened._reader, opened._writer = opened._writer, None, None
         connection = Connection(writer, opened.socket_timeout, self._serve, self._lose)
         self._open.add(connection)

@@ -23,6 +23,7 @@ from .batches import Batches
 from .cache_uri import Address, CacheURI
 from .cluster import Cluster
 
+CLOSED = ("reset by peer", "closed by server", "Connection lost", "Broken pipe")
 NODE_OF_CLUSTER = "the server is a node of a Cluster: its scheme is redis+cluster"
 
 
@@ -58,7 +59,7 @@ def explain(error: Exception, uri: CacheURI) -> str:
     text = str(error).strip().rstrip(".") or "no answer in time"
     is_of_cluster = isinstance(error, (ClusterError, ClusterCrossSlotError, MovedError))
     is_late = isinstance(error, (TimeoutError, RedisTimeoutError))
-    is_closed = "reset by peer" in text or "closed by server" in text
+    is_closed = any(words in text for words in CLOSED)
     if isinstance(error, MasterNotFoundError):
         return text
     if isinstance(error, AuthenticationError):
