@@ -100,9 +100,8 @@ class Batches:
         except (RedisError, OSError) as error:
             self._fail(batch, error)
         except BaseException:
-            for _, future in batch:
+            for _, future in self._give_up(batch):
                 future.cancel()
-            self._idle.append(None)
             raise
         else:
             connection.exchange(batch)
@@ -130,12 +129,15 @@ class Batches:
             self._fail(batch, error)
 
     def _fail(self, batch: Batch, error: Exception) -> None:
-        """Tell all who wait, and let the next one try again."""
         answer = error.with_traceback(None)
-        for _, future in (*batch, *self._take(len(self._waiting))):
+        for _, future in self._give_up(batch):
             if not future.done():
                 future.set_result(answer)
+
+    def _give_up(self, batch: Batch) -> list[Waiting]:
+        """All who wait, in this batch and for the next; whoever comes after them tries again."""
         self._idle.append(None)
+        return [*batch, *self._take(len(self._waiting))]
 
     def _take(self, limit: int) -> list[Waiting]:
         batch, self._waiting = self._waiting[:limit], self._waiting[limit:]
