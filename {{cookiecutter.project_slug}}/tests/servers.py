@@ -96,6 +96,9 @@ def postgresql() -> Iterator[str]:
         subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, **options)
         server = [programs / "postgres", "-D", data, "-p", port, "-k", folder, "-c", "fsync=off"]
         with running(server, port, signal.SIGINT, **options):
+            is_ready = [str(programs / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port)]
+            while subprocess.run(is_ready, check=False).returncode == 1:  # it is starting up
+                time.sleep(0.01)
             yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
     finally:
         shutil.rmtree(folder)
