@@ -102,6 +102,11 @@ def test_a_wrong_uri_is_refused_without_its_password(store: str, says: str) -> N
     assert "s3cret" not in said
 
 
+def test_a_wrong_uri_is_told_while_another_app_has_the_port(taken_port: int) -> None:
+    write("dev", '[middlewares.session.store]\ntype = "cache"\nuri = "nosql://h"')
+    assert "middlewares.session.store" in refused(2, "run", "--port", str(taken_port))
+
+
 def test_a_wrong_uri_in_a_variable_is_told_by_the_variables_name(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -50,17 +50,17 @@ def run(environment: str | None, host: str, port: int, workers: int, reload: boo
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     environment = environment or current_environment()
     sources, config = _load(environment)
-    store = config.middlewares.session.store
     if reload and workers > 1:
         raise WrongUsage("--reload runs one process: leave --workers out")
-    if workers > 1 and isinstance(store, MemoryStoreConfig):
+    if workers > 1 and isinstance(config.middlewares.session.store, MemoryStoreConfig):
         raise WrongUsage(
             f"{workers} workers can't share the memory store: each would have sessions of its own."
             f" Choose another [middlewares.session.store] in {environment_file(environment)}, or"
             " run one worker"
         )
+    store = open_configured_store(config, sources)
     _require_free_port(host, port)
-    _prepare_store(config, sources, environment)
+    _prepare_store(store, config, environment)
     click.echo(f"Environment: {environment}. Sessions: {describe_store(config)}")
     os.environ[ENVIRONMENT_VARIABLE] = environment
     uvicorn.run(
@@ -111,9 +111,8 @@ def _migrate(url: str) -> None:
         raise click.ClickException(f"can't migrate {redact(url)}: {error}") from None
 
 
-def _prepare_store(config: ProjectConfig, sources: Sources, environment: str) -> None:
+def _prepare_store(store: SessionStore, config: ProjectConfig, environment: str) -> None:
     """Say now what would otherwise show at the first request."""
-    store = open_configured_store(config, sources)
     is_database = isinstance(config.middlewares.session.store, DatabaseStoreConfig)
     if is_database and config.database is not None and config.debug:
         _migrate(config.database.url)
