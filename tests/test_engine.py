@@ -24,7 +24,7 @@ def project(project_on_all_stores: Path) -> Path:
 @pytest.mark.parametrize("file", FILES)
 def test_the_engine_holds(project: Path, file: str) -> None:
     if file == "test_pgbouncer.py" and shutil.which("pgbouncer") is None:
-        pytest.skip("apt-get install pgbouncer")
+        pytest.skip("no pgbouncer on the PATH: apt-get install pgbouncer")
     printed = run_tests(project, f"tests/{file}", summary=r"\d+ passed(, \d+ skipped)?")
     # No wheel brings a server that speaks TLS.
     assert printed.count("SKIPPED") == printed.count("no server on the PATH speaks TLS"), printed

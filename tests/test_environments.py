@@ -311,7 +311,7 @@ class TestFaults:
     def test_a_read_only_or_full_disk_is_told(self, bake: Bake, reason: str) -> None:
         namespace = ("unshare", "--map-root-user", "--mount")
         if not shutil.which(namespace[0]) or subprocess.run([*namespace, "true"]).returncode:
-            pytest.skip("no mount namespaces here")
+            pytest.skip("unshare can't make a mount namespace here: no disk can be filled")
         assert self.refused(bake(), *namespace, "sh", "-c", MOUNTS[reason], "sh") == [
             f"Error: config/{name}.toml: {reason}; nothing was changed\n"
             for name in ("prod", "dev")

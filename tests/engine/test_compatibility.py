@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy as sa
 import uvicorn
 
-# Neither ships types.
+# Neither authlib nor starlette_wtf ships types.
 from authlib.integrations.starlette_client import OAuth, OAuthError  # type: ignore[import-untyped]
 from joserfc import jwt
 from joserfc.jwk import ECKey

@@ -526,12 +526,14 @@ class TestRefusals:
             assert await visitor.sees() == {"a": []}
 
     async def test_an_owner_is_a_user_id(self, site: Site) -> None:
+        wrong: list[Any] = [True, 1.5, b"ada", object(), "\ud800", "x" * 256]
+
         def own(session: Session) -> None:
             session.owner = 42
             assert session.owner == "42"
-            for wrong in (True, 1.5, b"ada", object(), "\ud800", "x" * 256):
+            for owner in wrong:
                 with pytest.raises((TypeError, ValueError)):
-                    session.owner = wrong  # type: ignore[assignment] # on purpose
+                    session.owner = owner
 
         async with site.visitor() as visitor:
             await visitor.does(own)

@@ -44,7 +44,7 @@ def new_environment(environment: str, store: str, place: str | None) -> str:
     if store in PLACES and place is not None:
         places[PLACES[store]] = place
     _refuse_unusable(store, places, environment_file(environment))
-    # TOML, where HTML's escapes would be wrong.
+    # S701 means HTML; this is TOML, whose strings the template itself quotes and escapes.
     jinja = Environment(autoescape=False, trim_blocks=True, lstrip_blocks=True)  # noqa: S701
     source = (files(__package__) / "environment.toml.jinja").read_text("utf-8")
     return jinja.from_string(source).render(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from math import isfinite
+from random import SystemRandom
 from typing import Any
 
 import msgspec
@@ -243,7 +243,7 @@ class SessionManager:
                     log_event("session.rotated")
                 return
             if tried:
-                await asyncio.sleep(random.uniform(0, _PAUSE))  # noqa: S311 # no secret
+                await asyncio.sleep(SystemRandom().uniform(0, _PAUSE))
             self._rebase(session, self._open(old_id, key, await self._store.load(key)))
         raise StoreUnavailable(f"{_MAX_TRIES} others saved the session first, one after another")
 

@@ -113,7 +113,7 @@ class Cluster:
             self._fault = answer.with_traceback(None)
         for unneeded in tasks:
             unneeded.cancel()
-        pause = random.uniform(0.5, 1.5) * PAUSE  # noqa: S311 -- no secret
+        pause = random.SystemRandom().uniform(0.5, 1.5) * PAUSE
         self._read_after = asyncio.get_running_loop().time() + pause
 
     async def _ask_node(self, address: Address) -> Ranges | Exception:
