@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import growth, in_process, served, start
+from .disk import open_disk
 from .measure import Effort, on_one_core
 from .place import STORES, open_place
 from .project import bake
@@ -47,10 +48,14 @@ def main(arguments: list[str]) -> int:
     logging.disable()
     warnings.simplefilter("ignore")
     started = time.monotonic()
-    tables = asyncio.run(run(form, options.template.resolve(), options.only))
+    with (
+        tempfile.TemporaryDirectory(prefix="benchmarks-") as name,
+        open_disk(Path(name)) as disk,
+    ):
+        tables = asyncio.run(run(form, options.template.resolve(), disk.folder, options.only))
     print(f"\n{summary(tables)}\nTook {(time.monotonic() - started) / 60:.1f} minutes.")
     if output is not None:
-        for path in write_report(tables, output, options.template):
+        for path in write_report(tables, output, disk):
             print(f"Written: {path}")
     return 0
 
@@ -71,25 +76,23 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-async def run(form: Form, template: Path, only: list[str]) -> list[Table]:
-    """Measure all rows that are wanted, and print each."""
+async def run(form: Form, template: Path, folder: Path, only: list[str]) -> list[Table]:
+    """Measure all rows that are wanted, in ``folder``, and print each."""
     tables = []
-    with tempfile.TemporaryDirectory(prefix="benchmarks-") as name:
-        folder = Path(name)
-        project = bake(template, folder)
-        for store in STORES:
-            table = Table(store, "Time of a request, times the bare app's.")
-            await _collect(table, _in_process(form, store, project, folder, only, table.missing))
-            tables.append(table)
-        table = Table("uvicorn", SERVED_NOTE)
-        await _collect(table, _served(form, project, folder, only, table.missing))
+    project = bake(template, folder)
+    for store in STORES:
+        table = Table(store, "Time of a request, times the bare app's.")
+        await _collect(table, _in_process(form, store, project, folder, only, table.missing))
         tables.append(table)
-        table = Table("growth", "With so many sessions in the store.")
-        await _collect(table, _growth(form, project, folder, only, table.missing))
-        tables.append(table)
-        table = Table("start", "Baking a project; starting its app, times a bare one's start.")
-        await _collect(table, _start(form, template, project, folder, only))
-        tables.append(table)
+    table = Table("uvicorn", SERVED_NOTE)
+    await _collect(table, _served(form, project, folder, only, table.missing))
+    tables.append(table)
+    table = Table("growth", "With so many sessions in the store.")
+    await _collect(table, _growth(form, project, folder, only, table.missing))
+    tables.append(table)
+    table = Table("start", "Baking a project; starting its app, times a bare one's start.")
+    await _collect(table, _start(form, template, project, folder, only))
+    tables.append(table)
     return [table for table in tables if table.rows]
 
 

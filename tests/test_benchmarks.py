@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
 from benchmarks import growth, in_process, served, start, targets
 from benchmarks.__main__ import FULL, Form, is_wanted, run
+from benchmarks.disk import Disk, open_disk
 from benchmarks.measure import Effort, Spread
 from benchmarks.place import STORES
 from benchmarks.report import markdown
@@ -30,13 +32,14 @@ def names(form: Form) -> set[str]:
 
 
 @pytest.mark.usefixtures("own_modules")
-def test_a_run_has_every_row_and_names_whoever_is_missing() -> None:
-    tables = asyncio.run(run(TINY, TEMPLATE, ["memory"]))
+def test_a_run_has_every_row_and_names_whoever_is_missing(tmp_path: Path) -> None:
+    tables = asyncio.run(run(TINY, TEMPLATE, tmp_path, ["memory"]))
     rows = {row.name: row for table in tables for row in table.rows}
     assert rows.keys() == {name for name in names(TINY) if is_wanted(name, ["memory"])}
     for row in rows.values():
         assert isinstance(row.cells["ours"], Spread), row
-    report = markdown(tables, "")
+    report = markdown(tables, "", Disk(tmp_path, "a disk"))
+    assert "Stores' files lie on a disk." in report
     for package, peer in PEERS.items():
         is_missing = find_spec(package) is None
         assert (rows["memory read"].cells[peer] == "missing") is is_missing
@@ -48,11 +51,11 @@ def test_each_target_is_of_a_row() -> None:
         assert limits.keys() <= names(FULL)
 
 
-def test_the_report_says_what_is_reached_and_what_is_not() -> None:
+def test_the_report_says_what_is_reached_and_what_is_not(tmp_path: Path) -> None:
     ours: dict[str, Spread | str] = {"ours": Spread(2.0, 1.9, 2.1), "a peer": "failed: OSError"}
     near, far = Row("x near", target=Target(2.0)), Row("x far", target=Target(2.5, "at least"))
     near.cells, far.cells = ours, ours
-    report = markdown([Table("x", rows=[near, far])], "")
+    report = markdown([Table("x", rows=[near, far])], "", Disk(tmp_path, "a disk"))
     assert "1 of 2 targets reached. Missed: x far" in report
     assert "| near | ≤ 2 | 2.00 (1.90-2.10) | reached | failed: OSError |" in report
     assert "| far | ≥ 2.5 | 2.00 (1.90-2.10) | **missed** | failed: OSError |" in report
@@ -61,3 +64,11 @@ def test_the_report_says_what_is_reached_and_what_is_not() -> None:
 def test_rows_are_picked_by_any_of_their_words() -> None:
     assert is_wanted("cache read, 64 at once", ["memory", "64 cache"])
     assert not is_wanted("cache read, 64 at once", ["cache write"])
+
+
+def test_the_disk_is_named_and_leaves_nothing_mounted(tmp_path: Path) -> None:
+    with open_disk(tmp_path) as disk:
+        (disk.folder / "file").write_text("kept")
+        assert disk.folder.is_relative_to(tmp_path)
+        assert ": ext4 (rw" in disk.kind or "this machine's own: " in disk.kind
+    assert not disk.folder.is_mount()
