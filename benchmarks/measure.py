@@ -6,6 +6,8 @@ import asyncio
 import gc
 import os
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -34,6 +36,42 @@ def on_one_core() -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, cores)
+
+
+# A process that lets every other one go first, and does not outlive its parent.
+_SPIN = """
+import os, sys
+parent, core = map(int, sys.argv[1:])
+os.sched_setaffinity(0, {core})
+os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+while os.getppid() == parent:
+    for _ in range(1_000_000):
+        pass
+"""
+
+
+@contextmanager
+def on_other_cores() -> Iterator[None]:
+    """Keep this thread, and what it starts, on all cores but the first, which never fall asleep.
+
+    A server whose answers go to a core asleep pays for waking it up. That happens the more often,
+    the slower it is, since a load that is always behind does not sleep.
+    """
+    cores = os.sched_getaffinity(0) if hasattr(os, "SCHED_IDLE") else set()
+    others = cores - {min(cores, default=0)}
+    if not others:
+        yield
+        return
+    command = [sys.executable, "-c", _SPIN, str(os.getpid())]
+    spinning = [subprocess.Popen([*command, str(core)]) for core in others]
+    os.sched_setaffinity(0, others)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
+        for process in spinning:
+            process.kill()
+            process.wait()
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,9 @@ METHOD = """\
   all alike; SQLite is WAL with synchronous = NORMAL, but for Litestar, whose defaults are kept.
   All on this machine. Stores' files lie on {disk}.
 - Through uvicorn: each app in a process of its own on the first core, one worker, {loop};
-  a second of load on the bare app and then on the other, by {load}.
+  a second of load on the bare app and then on the other, by {load}. With 32 connections, where the
+  server is never idle, the load has the other cores, which are kept from falling asleep: to wake
+  one up costs the server time, and the more often, the slower it is.
 - Growth: stores are filled by the stores' own protocol, SQLite by copying a row. The memory of a
   session is the process's growth (RSS) by sessions begun by requests. The stall is the longest
   turn of the event loop while the app's own sweeper removes expired sessions, beside that of a

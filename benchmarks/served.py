@@ -7,12 +7,12 @@ import json
 import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from .load import Load, load
-from .measure import Effort, Spread, on_one_core
+from .measure import Effort, Spread, on_one_core, on_other_cores
 from .place import Place, open_place, servers_of
 from .rows import Row
 from .subjects import BARE, Subject, subjects_of
@@ -72,7 +72,9 @@ async def measure_served(
                     servers[subject.name] = stack.enter_context(_serving(subject, own_place))
             for case in wanted:
                 if case.store == store:
-                    for row in await _measure(case, servers, effort, missing):
+                    with on_other_cores() if case.connections > 1 else nullcontext():
+                        rows = await _measure(case, servers, effort, missing)
+                    for row in rows:
                         yield row
 
 
