@@ -164,6 +164,7 @@ class _Sweep:
         place = place.of("sweep", 300)
         store = _Watched(_open_store(place))
         await _fill(store, self.count, time.time() - 30 * 24 * 60 * 60)
+        os.sync()  # what was filled in is not the sweep's to write
         gc.collect()
         # What others do to the CPU is not the memory store's, but a thread may hold the loop up.
         clock = time.thread_time if place.store == "memory" else time.perf_counter
