@@ -52,8 +52,11 @@ async def check(environment: str, *, offline: bool = False) -> list[Finding]:
         config = ProjectConfig.from_sources(sources)
     except ConfigError as error:
         return [Finding(line.removeprefix(prefix)) for line in str(error).splitlines()]
-    findings = list(_check_settings(config, sources))
-    return findings if offline else findings + await _check_store(config, environment)
+    place = list(_check_place_of_store(config))
+    findings = [*_check_settings(config, sources), *place]
+    if offline or any(finding.is_error for finding in place):  # the store would say it again
+        return findings
+    return findings + await _check_store(config, environment)
 
 
 def _check_settings(config: ProjectConfig, sources: Sources) -> Iterator[Finding]:
@@ -78,12 +81,6 @@ def _check_settings(config: ProjectConfig, sources: Sources) -> Iterator[Finding
                 f"{key}: the file holds a password. Set the whole URL in a variable: see README.md",
                 is_error=False,
             )
-    if isinstance(session.store, FileStoreConfig):
-        yield from _check_place("middlewares.session.store.path", Path(session.store.path))
-    elif isinstance(session.store, DatabaseStoreConfig) and config.database is not None:
-        scheme, _, path = config.database.url.partition(":///")
-        if scheme.startswith("sqlite"):
-            yield from _check_place("database.url", Path(path.partition("?")[0]).parent)
 
 
 def _check_memory(config: ProjectConfig) -> Iterator[Finding]:
@@ -111,6 +108,16 @@ def _urls(config: ProjectConfig) -> Iterator[tuple[str, str]]:
         yield "database.url", config.database.url
     if config.store_url and config.store_url[0].startswith("middlewares."):
         yield config.store_url
+
+
+def _check_place_of_store(config: ProjectConfig) -> Iterator[Finding]:
+    store = config.middlewares.session.store
+    if isinstance(store, FileStoreConfig):
+        yield from _check_place("middlewares.session.store.path", Path(store.path))
+    elif isinstance(store, DatabaseStoreConfig) and config.database is not None:
+        scheme, _, path = config.database.url.partition(":///")
+        if scheme.startswith("sqlite"):
+            yield from _check_place("database.url", Path(path.partition("?")[0]).parent)
 
 
 def _check_place(key: str, folder: Path) -> Iterator[Finding]:
