@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,24 +29,25 @@ def open_disk(folder: Path) -> Iterator[Disk]:
     """An ext4 as mkfs.ext4 makes it, or, for who may not mount one, the disk of ``folder``."""
     image, mounted = folder / "disk.img", folder / "disk"
     mounted.mkdir()
-    try:
-        with image.open("wb") as file:
-            file.truncate(_SIZE)
-        # All of it now: otherwise the kernel goes on in the background.
-        _run("mkfs.ext4", "-q", "-E", "lazy_itable_init=0,lazy_journal_init=0", str(image))
-        _run("mount", "-o", "loop", str(image), str(mounted))
-    except (OSError, subprocess.CalledProcessError):
-        image.unlink(missing_ok=True)
-        yield Disk(mounted, f"this machine's own: {_file_system(mounted)}")
-        return
-    try:
-        yield Disk(mounted, f"one made by mkfs.ext4, in a file: {_file_system(mounted)}")
-    finally:
-        _run("umount", "--lazy", str(mounted))  # whatever still runs there
+    with ExitStack() as stack:
+        try:
+            with image.open("wb") as file:
+                file.truncate(_SIZE)
+            # All of it now: otherwise the kernel goes on in the background.
+            _run("mkfs.ext4", "-q", "-E", "lazy_itable_init=0,lazy_journal_init=0", str(image))
+            # Past the cache of the disk below, which would write it all a second time, later.
+            device = _run("losetup", "--find", "--show", "--direct-io=on", str(image)).strip()
+            stack.callback(_run, "losetup", "--detach", device)
+            _run("mount", device, str(mounted))
+            stack.callback(_run, "umount", "--lazy", str(mounted))  # whatever still runs there
+            kind = "one made by mkfs.ext4, in a file"
+        except (OSError, subprocess.CalledProcessError):
+            kind = "this machine's own"
+        yield Disk(mounted, f"{kind}: {_file_system(mounted)}")
 
 
-def _run(*command: str) -> None:
-    subprocess.run(command, check=True, capture_output=True)
+def _run(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def _file_system(folder: Path) -> str:
