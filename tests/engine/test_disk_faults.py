@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import gc
 import hashlib
 import multiprocessing
@@ -29,6 +30,7 @@ from msgspec.structs import replace
 
 from my_app.migrations import migrate
 from my_app.sessions import Record, Session, SessionStore, StoreUnavailable
+from my_app.sessions.stores import file as file_store
 from my_app.sessions.stores.database import DatabaseStore
 from my_app.sessions.stores.file import FileStore
 
@@ -360,6 +362,28 @@ class TestDamage:
                 swept += await files.delete_expired()
         assert swept == len(keys)
         assert (tmp_path / "sessions" / "80" / "notes.txt").exists()
+
+    async def test_a_sweep_goes_on_past_a_writer_that_hangs(
+        self,
+        files: FileStore,
+        record: Record,
+        clock: Clock,
+        tmp_path: Path,
+        caplog: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        keys = [f"{number:02x}{'0' * 62}" for number in range(256)]
+        for key in keys:
+            await files.create(key, record)
+        clock.advance(2 * HOUR)
+        monkeypatch.setattr(file_store, "TIMEOUT", 0.01)
+        folder = tmp_path / "sessions" / "80"
+        lock = os.open(folder / "lock", os.O_RDWR)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert await files.delete_expired() == len(keys) - 1
+        os.close(lock)
+        assert f"Could not sweep {folder}: no turn to write within 0.01 s" in caplog.messages
+        assert await files.delete_expired() == 1
 
     async def test_a_damaged_database_means_503(self, tmp_path: Path, clock: Clock) -> None:
         database = tmp_path / "app.db"
