@@ -35,7 +35,7 @@ class Form:
     starts: int
 
 
-FULL = Form(Effort(rounds=21, seconds=0.004), Effort(9, 1), growth.Sizes(), 7)
+FULL = Form(Effort(rounds=21, seconds=0.004), Effort(13, 1), growth.Sizes(), 7)
 QUICK = Form(Effort(rounds=7, seconds=0.003), Effort(2, 1), growth.QUICK, 3)
 
 

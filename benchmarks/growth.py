@@ -31,6 +31,7 @@ DATA = json.dumps(session_data(300, "user-1"), separators=(",", ":")).encode()
 
 
 PATIENCE = 60  # seconds for a sweep
+SWEEPS = 3  # the longest of millions of turns is another one each time
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,14 @@ class _Sweep:
     count: int
 
     async def __call__(self, place: Place, effort: Effort, missing: dict[str, str]) -> Any:
-        place = place.of("sweep", 300)
+        sweeps = [await self._sweep(place.of(f"sweep {number}", 300)) for number in range(SWEEPS)]
+        stalls, rests, seconds = (Spread.of(each) for each in zip(*sweeps, strict=True))
+        is_over = seconds.high < PATIENCE
+        taken = f"{seconds.median:.1f} s" if is_over else f"not over after {PATIENCE} s"
+        return {"ours": stalls, "no sweep": rests, "the whole sweep": taken}, "ms"
+
+    async def _sweep(self, place: Place) -> tuple[float, float, float]:
+        """Milliseconds of the longest turn during a sweep, and afterwards; seconds of the sweep."""
         store = _Watched(_open_store(place))
         await _fill(store, self.count, time.time() - 30 * 24 * 60 * 60)
         os.sync()  # what was filled in is not the sweep's to write
@@ -180,13 +188,7 @@ class _Sweep:
         beating.cancel()
         with suppress(asyncio.CancelledError):
             await beating
-        is_over = store.swept >= self.count
-        cells: dict[str, Spread | str] = {
-            "ours": Spread.of([with_sweep * 1000]),
-            "no sweep": Spread.of([heart.longest * 1000]),
-            "the whole sweep": f"{taken:.1f} s" if is_over else f"not over after {PATIENCE} s",
-        }
-        return cells, "ms"
+        return with_sweep * 1000, heart.longest * 1000, taken
 
 
 @dataclass
