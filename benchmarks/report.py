@@ -52,8 +52,9 @@ METHOD = """\
   one up costs the server time, and the more often, the slower it is.
 - Growth: stores are filled by the stores' own protocol, SQLite by copying a row. The memory of a
   session is the process's growth (RSS) by sessions begun by requests. The stall is the longest
-  turn of the event loop while the app's own sweeper removes expired sessions, the median of three
-  sweeps, beside that of a loop that does nothing. What filled the store is on the disk by then (sync).
+  turn of the event loop while the app's own sweeper removes expired sessions, beside that of a
+  loop that does nothing: the median of three sweeps. What filled the store is on the disk by then
+  (sync).
 - Bake: in process, into a folder in memory (tmpfs, where there is one), beside the same onto the
   disk, and a template of one empty file. First answer: from the start of the uvicorn process to the
   whole answer of `/`.
