@@ -1,6 +1,6 @@
 """How fast the generated app is, side by side with a bare app, its floors and its peers.
 
-    make bench                              all, in some 13 minutes; writes docs/benchmarks.*
+    make bench                              all, in some 17 minutes; writes docs/benchmarks.*
     make bench ARGS="--quick"               the same with less effort, in 2 to 3 minutes
     make bench ARGS="--only 'cache read'"   only the rows whose name has these words
     make bench ARGS="--template ../other"   another checkout of the template

@@ -40,9 +40,9 @@ def open_disk(folder: Path) -> Iterator[Disk]:
             stack.callback(_run, "losetup", "--detach", device)
             _run("mount", device, str(mounted))
             stack.callback(_run, "umount", "--lazy", str(mounted))  # whatever still runs there
-            kind = "one made by mkfs.ext4, in a file"
+            kind = "a disk made by mkfs.ext4, in a file"
         except (OSError, subprocess.CalledProcessError):
-            kind = "this machine's own"
+            kind = "this machine's own disk"
         yield Disk(mounted, f"{kind}: {_file_system(mounted)}")
 
 

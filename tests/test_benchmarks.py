@@ -70,5 +70,5 @@ def test_the_disk_is_named_and_leaves_nothing_mounted(tmp_path: Path) -> None:
     with open_disk(tmp_path) as disk:
         (disk.folder / "file").write_text("kept")
         assert disk.folder.is_relative_to(tmp_path)
-        assert ": ext4 (rw" in disk.kind or "this machine's own: " in disk.kind
+        assert ": ext4 (rw" in disk.kind or "this machine's own disk: " in disk.kind
     assert not disk.folder.is_mount()
