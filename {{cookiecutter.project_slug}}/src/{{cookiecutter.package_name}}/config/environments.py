@@ -13,7 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment
+from jinja2 import Environment, select_autoescape
 
 from .editing import set_table
 from .messages import ConfigError, redact, show
@@ -44,8 +44,10 @@ def new_environment(environment: str, store: str, place: str | None) -> str:
     if store in PLACES and place is not None:
         places[PLACES[store]] = place
     _refuse_unusable(store, places, environment_file(environment))
-    # S701 means HTML; this is TOML, whose strings the template itself quotes and escapes.
-    jinja = Environment(autoescape=False, trim_blocks=True, lstrip_blocks=True)  # noqa: S701
+    # Escapes HTML alone: the strings of TOML are quoted by the template itself.
+    jinja = Environment(
+        autoescape=select_autoescape(default_for_string=False), trim_blocks=True, lstrip_blocks=True
+    )
     source = (files(__package__) / "environment.toml.jinja").read_text("utf-8")
     return jinja.from_string(source).render(
         environment=environment,
