@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 
 from my_app.sessions import Record, Session, StoreUnavailable
@@ -59,6 +60,10 @@ async def calls(admin: Any) -> dict[str, int]:
     }
 
 
+def get_calls(admin: Any) -> int:
+    return int(admin.info("commandstats").get("cmdstat_get", {"calls": 0})["calls"])
+
+
 async def reads(admin: Any) -> int:
     """How often the server has read from a connection: a batch is one such event."""
     return int((await admin.info("stats"))["total_reads_processed"])
@@ -97,6 +102,31 @@ class TestRoundTrips:
         before = await reads(admin)
         assert await asyncio.gather(*(store.load(key) for key in keys)) == [record] * 64
         assert await reads(admin) - before <= 4  # 64 commands may not fit into one read
+
+    async def test_one_does_not_wait_for_others_where_nothing_is_under_way(
+        self, store: CacheStore, valkey_server: Valkey, record: Record
+    ) -> None:
+        key = new_key()
+        await store.create(key, record)
+        with SyncRedis.from_url(valkey_server.url) as admin:  # this event loop stands still for it
+            before = get_calls(admin)
+            load = asyncio.create_task(store.load(key))
+            await asyncio.sleep(0)
+            end = time.monotonic() + 5
+            while get_calls(admin) == before and time.monotonic() < end:
+                pass
+            assert get_calls(admin) == before + 1
+        assert await load == record
+
+    async def test_what_comes_in_the_same_turn_follows_over_the_same_connection(
+        self, store: CacheStore, admin: Any, record: Record
+    ) -> None:
+        keys = [new_key() for _ in range(8)]
+        for key in keys:
+            await store.create(key, record)
+        for _ in range(20):
+            assert await asyncio.gather(*map(store.load, keys)) == [record] * 8
+        assert len(await admin.client_list()) - 1 == 1
 
     async def test_more_than_a_batch_is_served(self, store: CacheStore, record: Record) -> None:
         keys = [new_key() for _ in range(5 * BATCH + 1)]

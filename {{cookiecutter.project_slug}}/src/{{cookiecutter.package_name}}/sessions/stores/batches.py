@@ -1,4 +1,4 @@
-"""Commands to a Redis server: those of the same turn of the event loop share one round trip."""
+"""Commands to a Redis server: those of one turn of the event loop share a round trip."""
 
 from __future__ import annotations
 
@@ -48,8 +48,7 @@ class Batches:
         future: asyncio.Future[Any] = loop.create_future()
         self._waiting.append((_pack(command), future))
         if len(self._waiting) == 1 and self._idle:
-            # It begins with the loop's next turn, and takes along who comes until then.
-            loop.call_soon(self._serve, self._idle.pop())
+            self._begin(loop)
         return future
 
     async def send_asking(self, *command: Argument) -> Any:
@@ -79,6 +78,21 @@ class Batches:
     def _unanswered(self) -> list[asyncio.Future[Any]]:
         batches = (self._waiting, *(connection.unanswered for connection in self._open))
         return [future for batch in batches for _, future in batch if not future.done()]
+
+    def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Have the loop's next turn send what comes until then."""
+        is_quiet = len(self._idle) == self._limit
+        connection = self._idle.pop()
+        if is_quiet and connection is not None and connection.is_open:
+            connection.exchange(self._take(1))  # it goes ahead: often no other comes
+            loop.call_soon(self._follow, connection)
+        else:
+            loop.call_soon(self._serve, connection)
+
+    def _follow(self, connection: Connection) -> None:
+        """Send what has come after one that went ahead, over the same connection."""
+        if self._waiting and connection.unanswered:
+            connection.exchange(self._take(BATCH))
 
     def _serve(self, connection: Connection | None) -> None:
         """Let a connection go on with what has come meanwhile, or rest."""
