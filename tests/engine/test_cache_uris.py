@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import shutil
 import signal
 import subprocess
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,6 +18,7 @@ import pytest
 from my_app.checks import check
 from my_app.config import ConfigError, ProjectConfig
 from my_app.sessions.stores import describe_store, open_store
+from my_app.sessions.stores.cache import CacheStore
 from my_app.sessions.stores.cache_uri import CONNECTIONS, TIMEOUT, parse_cache_uri
 
 from . import servers
@@ -203,9 +207,17 @@ async def test_a_check_says_what_is_wrong_with_a_place(
     assert SECRET not in said
 
 
+@dataclass(frozen=True)
+class TlsServer:
+    """One that speaks TLS alone, and the certificate that it shows."""
+
+    port: int
+    certificate: Path
+    process: subprocess.Popen[bytes]
+
+
 @pytest.fixture(scope="module")
-def tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Path]]:
-    """The port of a server that speaks TLS alone, and the certificate that it shows."""
+def tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsServer]:
     server, openssl = shutil.which("redis-server"), shutil.which("openssl")
     if server is None or openssl is None:
         pytest.skip("no server on the PATH speaks TLS: apt-get install redis-server openssl")
@@ -217,8 +229,8 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Path]]:
     port = servers.free_port()
     place = (server, "--port", 0, "--tls-port", port, "--dir", folder, "--save", "")
     shown = ("--tls-cert-file", certificate, "--tls-key-file", key, "--tls-auth-clients", "no")
-    with servers.running([*place, *shown], port, signal.SIGTERM):
-        yield port, certificate
+    with servers.running([*place, *shown], port, signal.SIGTERM) as process:
+        yield TlsServer(port, certificate, process)
 
 
 @pytest.mark.parametrize(
@@ -238,8 +250,26 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Path]]:
     ],
 )
 async def test_a_check_says_what_is_wrong_with_tls(
-    tls: tuple[int, Path], uri: str, message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    tls: TlsServer, uri: str, message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    said = await findings(uri.format(*tls), monkeypatch, tmp_path)
+    said = await findings(uri.format(tls.port, tls.certificate), monkeypatch, tmp_path)
     assert message in said
     assert bool(said) is bool(message)
+
+
+def test_a_server_that_hangs_keeps_no_tls_connection_open(tls: TlsServer) -> None:
+    async def visit() -> None:
+        uri = f"rediss://localhost:{tls.port}?ssl_ca_certs={tls.certificate}"
+        store = CacheStore(uri, prefix="p")
+        await store.ping()
+        tls.process.send_signal(signal.SIGSTOP)
+        await store.aclose()
+
+    try:
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            asyncio.run(visit())
+            gc.collect()  # which warns of sockets that are open
+    finally:
+        tls.process.send_signal(signal.SIGCONT)
+    assert not warned

@@ -57,10 +57,10 @@ class Connection(asyncio.Protocol):
         self._writer.write(b"".join([command for command, _ in batch]))
 
     def close(self) -> None:
-        """Close it when all that was sent has left; nobody waits for an answer."""
+        """Close it at once: a server that hangs would never answer the farewell of TLS."""
         self.is_open = False
         self._stop_timer()
-        self._writer.close()
+        self._writer.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         self._reader.feed(data)
