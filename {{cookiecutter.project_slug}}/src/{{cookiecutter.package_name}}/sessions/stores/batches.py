@@ -36,6 +36,7 @@ class Batches:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: list[Waiting] = []
         self._idle: list[Connection | None] = []  # None stands for one that is yet to be opened
+        self._is_lone = False  # the last turn had one command: the next one's need not wait
         self._open: set[Connection] = set()
         self._opening: set[asyncio.Task[None]] = set()
 
@@ -80,19 +81,24 @@ class Batches:
         return [future for batch in batches for _, future in batch if not future.done()]
 
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Have the loop's next turn send what comes until then."""
-        is_quiet = len(self._idle) == self._limit
+        """Have the loop's next turn send what comes until then, but the first now if it may."""
         connection = self._idle.pop()
-        if is_quiet and connection is not None and connection.is_open:
-            connection.exchange(self._take(1))  # it goes ahead: often no other comes
+        if self._is_lone and connection is not None and connection.is_open:
+            self._is_lone = False
+            connection.exchange(self._take(1))
             loop.call_soon(self._follow, connection)
         else:
-            loop.call_soon(self._serve, connection)
+            loop.call_soon(self._gather, connection)
 
     def _follow(self, connection: Connection) -> None:
-        """Send what has come after one that went ahead, over the same connection."""
+        """Send what has come after the first, over the same connection."""
+        self._is_lone = not self._waiting
         if self._waiting and connection.unanswered:
             connection.exchange(self._take(BATCH))
+
+    def _gather(self, connection: Connection | None) -> None:
+        self._is_lone = len(self._waiting) == 1
+        self._serve(connection)
 
     def _serve(self, connection: Connection | None) -> None:
         """Let a connection go on with what has come meanwhile, or rest."""
