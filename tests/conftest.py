@@ -159,13 +159,13 @@ def run_tests(project: Path, *arguments: str, summary: str = r"\d+ passed") -> s
     return printed
 
 
-def check_types(project: Path) -> None:
+def check_types(project: Path, **variables: str) -> None:
     """Run its mypy, which reads the packages once for all projects: so these take turns."""
     cache = TEMPLATE / ".mypy_cache" / "generated"
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / "turn").open("w") as turn:
         fcntl.flock(turn, fcntl.LOCK_EX)
-        run(project, PYTHON, "-m", "mypy", "--cache-dir", str(cache))
+        run(project, PYTHON, "-m", "mypy", "--cache-dir", str(cache), **variables)
 
 
 def read(folder: Path) -> dict[str, str]:

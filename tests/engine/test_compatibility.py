@@ -14,9 +14,7 @@ import httpx2
 import pytest
 import sqlalchemy as sa
 import uvicorn
-
-# Neither authlib nor starlette_wtf ships types.
-from authlib.integrations.starlette_client import OAuth, OAuthError  # type: ignore[import-untyped]
+from authlib.integrations.starlette_client import OAuth, OAuthError
 from joserfc import jwt
 from joserfc.jwk import ECKey
 from sqladmin import Admin
@@ -28,11 +26,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import Route
 from starlette.types import ASGIApp
 from starlette_flash import flash
-from starlette_wtf import (  # type: ignore[import-untyped]
-    CSRFProtectMiddleware,
-    csrf_protect,
-    csrf_token,
-)
+from starlette_wtf import CSRFProtectMiddleware, csrf_protect, csrf_token
 
 from my_app.sessions import Session, SessionMiddleware, SessionStore
 

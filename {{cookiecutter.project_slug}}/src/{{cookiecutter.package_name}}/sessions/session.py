@@ -100,7 +100,8 @@ class Session(StarletteSession):
             self._change(key)
         dict.update(self, changes)
 
-    # dict's own has two overloads, which Starlette's override does not follow either.
+    # mypy wants the overloads of dict's ``|``, one of which makes a dict of other keys. What
+    # changes in place can't do that: typeshed and Starlette silence it in their own, too.
     def __ior__(self, changes: Any, /) -> Self:  # type: ignore[override,misc]
         self.update(changes)
         return self
