@@ -7,6 +7,7 @@ import json
 import os
 import re
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -159,13 +160,20 @@ def run_tests(project: Path, *arguments: str, summary: str = r"\d+ passed") -> s
     return printed
 
 
-def check_types(project: Path, **variables: str) -> None:
+def check_types(project: Path, stubs: Path | str = "") -> None:
     """Run its mypy, which reads the packages once for all projects: so these take turns."""
     cache = TEMPLATE / ".mypy_cache" / "generated"
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / "turn").open("w") as turn:
         fcntl.flock(turn, fcntl.LOCK_EX)
-        run(project, PYTHON, "-m", "mypy", "--cache-dir", str(cache), **variables)
+        run(project, PYTHON, "-m", "mypy", "--cache-dir", str(cache), MYPYPATH=str(stubs))
+
+
+def need(program: str) -> None:
+    """Skip a test without a program that no wheel ships; in the gate, which installs it, fail."""
+    if shutil.which(program) is None:
+        missing = f"no {program} on the PATH: apt-get install {program}"
+        (pytest.fail if os.environ.get("NO_SKIPS") else pytest.skip)(missing)
 
 
 def read(folder: Path) -> dict[str, str]:

@@ -12,7 +12,7 @@ from subprocess import Popen
 import httpx2
 import pytest
 
-from .conftest import PYTHON, TEMPLATE, Bake, check_types, run, run_tests, servers, serving
+from .conftest import PYTHON, TEMPLATE, Bake, check_types, need, run, run_tests, servers, serving
 
 EXAMPLE = TEMPLATE / "docs" / "examples" / "memcached.py"
 BLOCKS: list[tuple[str, str]] = re.findall(
@@ -20,10 +20,6 @@ BLOCKS: list[tuple[str, str]] = re.findall(
 )
 PORT = "11211"  # the one on the page
 CONFIG = (PYTHON, "-m", "my_app", "config")
-
-needs_memcached = pytest.mark.skipif(
-    shutil.which("memcached") is None, reason="no memcached here: apt-get install memcached"
-)
 
 
 def find_block(part: str) -> str:
@@ -56,6 +52,7 @@ def project(bake: Bake, port: int) -> Path:
 
 def memcached(port: int) -> AbstractContextManager[Popen[bytes]]:
     """A real server, until it is killed."""
+    need("memcached")
     command = ["memcached", "-u", "nobody", "-l", "127.0.0.1", "-p", port, "-M"]
     running: AbstractContextManager[Popen[bytes]] = servers.running(command, port, signal.SIGKILL)
     return running
@@ -82,7 +79,6 @@ def test_the_store_is_as_clean_as_the_project(project: Path) -> None:
     check_types(project)
 
 
-@needs_memcached
 def test_the_projects_tests_pass_and_the_contract_with_them(project: Path, port: int) -> None:
     with memcached(port):
         printed = run_tests(project, "-v")
@@ -90,7 +86,6 @@ def test_the_projects_tests_pass_and_the_contract_with_them(project: Path, port:
     assert printed.count("::TestMemcached::") >= promises
 
 
-@needs_memcached
 def test_a_memcached_that_went_away_means_503_until_it_is_back(project: Path, port: int) -> None:
     with serving(project) as client:
         assert client.post("/sign-in", data={"name": "ada"}).status_code == 503
@@ -108,7 +103,6 @@ def test_a_memcached_that_went_away_means_503_until_it_is_back(project: Path, po
             assert is_signed_in(client)
 
 
-@needs_memcached
 def test_a_memcached_that_hangs_means_503_and_signs_nobody_out(project: Path, port: int) -> None:
     with memcached(port) as server, serving(project) as client:
         client.post("/sign-in", data={"name": "ada"})
@@ -118,7 +112,6 @@ def test_a_memcached_that_hangs_means_503_and_signs_nobody_out(project: Path, po
         assert is_signed_in(client)
 
 
-@needs_memcached
 def test_its_sessions_are_shared_by_workers(project: Path, port: int) -> None:
     with memcached(port), serving(project, "--workers", "2") as client:
         client.post("/sign-in", data={"name": "ada"})
@@ -127,7 +120,6 @@ def test_its_sessions_are_shared_by_workers(project: Path, port: int) -> None:
                 assert is_signed_in(another)
 
 
-@needs_memcached
 def test_the_command_knows_the_scheme(project: Path, port: int) -> None:
     down = run(project, *CONFIG, "check", status=1)
     assert "middlewares.session.store.uri: memcached: [Errno 111] Connect call failed" in down

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import PYTHON, TEMPLATE, check_types, run, run_tests
+from .conftest import PYTHON, TEMPLATE, check_types, need, run, run_tests
 
 ENGINE = TEMPLATE / "tests" / "engine"
 FILES = sorted(file.name for file in ENGINE.glob("test_*.py"))
@@ -23,8 +23,8 @@ def project(project_on_all_stores: Path) -> Path:
 
 @pytest.mark.parametrize("file", FILES)
 def test_the_engine_holds(project: Path, file: str) -> None:
-    if file == "test_pgbouncer.py" and shutil.which("pgbouncer") is None:
-        pytest.skip("no pgbouncer on the PATH: apt-get install pgbouncer")
+    if file == "test_pgbouncer.py":
+        need("pgbouncer")
     printed = run_tests(project, f"tests/{file}", summary=r"\d+ passed(, \d+ skipped)?")
     # No wheel brings a server that speaks TLS.
     assert printed.count("SKIPPED") == printed.count("no server on the PATH speaks TLS"), printed
@@ -33,4 +33,4 @@ def test_the_engine_holds(project: Path, file: str) -> None:
 def test_these_tests_are_as_clean_as_the_project(project: Path) -> None:
     run(project, PYTHON, "-m", "ruff", "check", "--no-cache")
     run(project, PYTHON, "-m", "ruff", "format", "--check", "--no-cache")
-    check_types(project, MYPYPATH=str(ENGINE / "stubs"))
+    check_types(project, ENGINE / "stubs")

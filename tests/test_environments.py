@@ -311,6 +311,7 @@ class TestFaults:
     def test_a_read_only_or_full_disk_is_told(self, bake: Bake, reason: str) -> None:
         namespace = ("unshare", "--map-root-user", "--mount")
         if not shutil.which(namespace[0]) or subprocess.run([*namespace, "true"]).returncode:
+            # The kernel's to allow: some containers don't, and nothing installed changes that.
             pytest.skip("unshare can't make a mount namespace here: no disk can be filled")
         assert self.refused(bake(), *namespace, "sh", "-c", MOUNTS[reason], "sh") == [
             f"Error: config/{name}.toml: {reason}; nothing was changed\n"

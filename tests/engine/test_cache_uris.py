@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import shutil
 import signal
 import subprocess
@@ -220,7 +221,9 @@ class TlsServer:
 def tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsServer]:
     server, openssl = shutil.which("redis-server"), shutil.which("openssl")
     if server is None or openssl is None:
-        pytest.skip("no server on the PATH speaks TLS: apt-get install redis-server openssl")
+        missing = "no server on the PATH speaks TLS: apt-get install redis-server openssl"
+        # No wheel ships one. The gate installs it, so there it would be a mistake.
+        (pytest.fail if os.environ.get("NO_SKIPS") else pytest.skip)(missing)
     folder = tmp_path_factory.mktemp("tls")
     key, certificate = folder / "key.pem", folder / "certificate.pem"
     command = (openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost")
