@@ -82,13 +82,18 @@ async def transaction(server: PostgreSQL, *statements: str) -> AsyncIterator[asy
 
 
 def lock(key: str) -> str:
-    return f"SELECT FROM sessions WHERE key = '{key}' FOR UPDATE"
+    return f"SELECT key FROM sessions WHERE key = '{key}' FOR UPDATE"
 
 
 async def are_waiting(server: PostgreSQL, count: int) -> bool:
     """Whether so many clients wait for a lock."""
     found = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
     return bool(await server.tell(found) == count)
+
+
+async def is_locked(server: PostgreSQL, key: str) -> bool:
+    """Whether a client holds the record's row."""
+    return await server.tell(f"{lock(key)} SKIP LOCKED") is None
 
 
 class TestPool:
@@ -218,17 +223,23 @@ class TestManyKeys:
         assert await store.delete(*keys, new_key(), keys[0]) == 1200
         assert await store.delete(*keys) == 0
 
-    async def test_a_deadlock_is_got_over(self, server: PostgreSQL, record: Record) -> None:
-        await server.set("deadlock_timeout", "3s")
-        first, second = new_key(), new_key()
+    async def test_two_deadlocks_in_a_row_are_got_over(
+        self, server: PostgreSQL, record: Record
+    ) -> None:
+        await server.set("deadlock_timeout", "2s")
+        first, second = sorted((new_key(), new_key()))  # as an index would find them, too
         async with opened(f"{server.url}?command_timeout=30") as store:
             await store.create(first, record)
             await store.create(second, record)
             mine = ("SET LOCAL deadlock_timeout = '1min'", lock(second))
             async with transaction(server, *mine) as other:
                 deletion = asyncio.create_task(store.delete(first, second))
-                await until(lambda: are_waiting(server, 1))
-                await other.execute(lock(first))  # and now each waits for the other
+                for _ in range(2):
+                    await until(lambda: is_locked(server, first))
+                    await until(lambda: are_waiting(server, 1))
+                    await other.execute("SAVEPOINT before")
+                    await other.execute(lock(first))  # and now each waits for the other
+                    await other.execute("ROLLBACK TO before")
             assert await deletion == 2
 
 

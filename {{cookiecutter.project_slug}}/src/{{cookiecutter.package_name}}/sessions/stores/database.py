@@ -27,6 +27,7 @@ from .threads import Threads
 T = TypeVar("T")
 
 TIMEOUT = 5.0  # seconds to wait for a connection, a lock or an answer
+PAUSES = (0.05, 0.2, 0.8)  # seconds, before a statement is tried again
 CONNECTIONS = 15  # to PostgreSQL, from each worker
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 
@@ -184,12 +185,15 @@ class DatabaseStore:
 
     async def _run(self, work: Callable[[sa.Connection], T], *, writes: bool = False) -> T:
         try:
-            try:
-                return await self._engine.run(work, writes=writes)
-            except sa.exc.DBAPIError as error:
-                if not error.connection_invalidated and _sqlstate(error) != DEADLOCK:
-                    raise
-            # The server has been restarted, or gave way to another statement.
+            for pause in PAUSES:
+                try:
+                    return await self._engine.run(work, writes=writes)
+                except sa.exc.DBAPIError as error:
+                    if not error.connection_invalidated and _sqlstate(error) != DEADLOCK:
+                        raise
+                # The server has been restarted, or let another client's statement go first: at
+                # once, this one would take back the row that the other waits for.
+                await asyncio.sleep(pause)
             return await self._engine.run(work, writes=writes)
         except sa.exc.IntegrityError:
             raise
