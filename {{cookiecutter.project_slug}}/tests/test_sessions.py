@@ -530,6 +530,16 @@ class TestRefusals:
 
         def own(session: Session) -> None:
             session.owner = 42
+    async def test_a_renewed_one_is_for_one_visitor_though_the_page_is_for_all(
+        self, store: SessionStore, clock: Clock
+    ) -> None:
+        async with Site(store, clock, expiry=timedelta(hours=1)).visitor() as visitor:
+            await visitor.does(puts(a=1))
+            clock.advance(HOUR / 2)
+            response = await visitor.does(lambda session: "the same for everyone")
+            assert "set-cookie" in response.headers
+            assert response.headers["vary"] == "Cookie"
+
             assert session.owner == "42"
             for owner in wrong:
                 with pytest.raises((TypeError, ValueError)):

@@ -145,8 +145,7 @@ class SessionMiddleware:
         if not session.accessed and session._cookie is None:
             return
         headers = list(message.get("headers", ()))  # of a response that may be sent to others too
-        if session.accessed:
-            _vary_by_cookie(headers)
+        _vary_by_cookie(headers)  # what renews a cookie, too, is this visitor's alone
         if session._cookie == "set" and session._id is not None:
             cookie = self._cookie.set(session._id, self._sessions.max_age(session))
             headers.append((b"set-cookie", cookie.encode("latin-1")))
