@@ -762,7 +762,7 @@ class TestFaults:
 
     async def test_who_needs_the_session_hears_503(self, broken: Site) -> None:
         async with broken.visitor("A" * 43) as visitor:
-            for act in (dict, puts(a=1), Session.flush):
+            for act in (dict, puts(a=1), Session.flush, look_in_a_task):
                 response = await visitor.does(act)
                 assert response.status_code == 503
                 assert response.headers["retry-after"] == "5"
@@ -807,6 +807,10 @@ class TestFaults:
 class TestWebSockets:
     @pytest.fixture
     def client(self, clock: Clock) -> TestClient:
+        async def look_in_a_task(session: Session) -> None:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(asyncio.to_thread(dict, session))
+
         async def talk(websocket: WebSocket) -> None:
             session = Session.of(websocket)
             session["accepted"] = True

@@ -106,7 +106,7 @@ class SessionMiddleware:
         try:
             await app(scope, receive, send_with_session)
         except Exception as error:  # the app may have raised another one because of ours
-            reason = str(error) if isinstance(error, StoreUnavailable) else session._failure
+            reason = _why_unavailable(error) or session._failure
             if reason is None or session._started is not None:
                 raise
             log_event("session.store_unavailable", level=logging.ERROR, reason=reason)
@@ -177,6 +177,13 @@ def _vary_by_cookie(headers: list[tuple[bytes, bytes]]) -> None:
             MutableHeaders(raw=headers).add_vary_header("Cookie")
             return
     headers.append((b"vary", b"Cookie"))
+
+
+def _why_unavailable(error: Exception) -> str | None:
+    """What a store has raised, and nothing else has: in task groups, perhaps."""
+    while isinstance(error, ExceptionGroup) and error.split(StoreUnavailable)[1] is None:
+        error = error.exceptions[0]
+    return str(error) if isinstance(error, StoreUnavailable) else None
 
 
 async def _answer_unavailable(scope: Scope, receive: Receive, send: Send) -> None:
