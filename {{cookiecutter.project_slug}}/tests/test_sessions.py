@@ -279,6 +279,30 @@ class TestIds:
         async with site.visitor(old) as attacker:
             assert await attacker.sees() == {}
 
+    async def test_what_follows_a_flush_is_kept_though_the_session_was_ended_elsewhere(
+        self, site: Site
+    ) -> None:
+        loaded, ended = asyncio.Event(), asyncio.Event()
+
+        async def save_flush_and_put(session: Session) -> None:
+            session["late"] = True
+            loaded.set()
+            await ended.wait()
+            await session.save()
+            session.flush()
+            session["new"] = True
+
+        async with site.visitor() as visitor, site.visitor() as slow:
+            await visitor.does(puts(a=1))
+            assert visitor.id is not None
+            slow.brings(visitor.id)
+            request = asyncio.create_task(slow.does(save_flush_and_put))
+            await loaded.wait()
+            await visitor.does(Session.flush)
+            ended.set()
+            await request
+            assert await slow.sees() == {"new": True}
+
     async def test_removing_the_last_key_keeps_the_session_for_other_writers(
         self, site: Site
     ) -> None:

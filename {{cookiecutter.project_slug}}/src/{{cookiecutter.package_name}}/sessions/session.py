@@ -88,7 +88,7 @@ class Session(StarletteSession):
         self._ended = self._ended or self._key
         self._id = self._key = self._record = None
         self._owner = self._owner_hash = self._signed_in = self._user_agent = None
-        self._rotate = False
+        self._rotate = self._lost = False
 
     def clear(self) -> None:
         """As ``flush``, for code that knows only Starlette's sessions."""
