@@ -356,6 +356,28 @@ class TestConcurrency:
             await asyncio.gather(*(put(number) for number in range(8)))
             assert await visitor.sees() == {"a": 1} | {f"key{n}": n for n in range(8)}
 
+    async def test_what_was_taken_out_is_kept_when_it_changes_after_a_save_that_came_second(
+        self, site: Site
+    ) -> None:
+        loaded, changed = asyncio.Event(), asyncio.Event()
+
+        async def save_and_append(session: Session) -> None:
+            cart = session["cart"]
+            session["seen"] = True
+            loaded.set()
+            await changed.wait()
+            await session.save()
+            cart.append("book")
+
+        async with site.visitor() as visitor:
+            await visitor.does(puts(cart=[]))
+            request = asyncio.create_task(visitor.does(save_and_append))
+            await loaded.wait()
+            await visitor.does(puts(name="Ada"))
+            changed.set()
+            await request
+            assert await visitor.sees() == {"cart": ["book"], "name": "Ada", "seen": True}
+
     @pytest.mark.parametrize("ending", [Session.flush, Session.clear, Session.rotate_id])
     async def test_an_ended_session_stays_dead_while_a_slow_request_saves(
         self, site: Site, ending: Act

@@ -282,8 +282,12 @@ class SessionManager:
             session._lost = True
             return
         removed, changed = _changes(session)
+        own = dict(session)
         dict.clear(session)
-        dict.update(session, latest)
+        for key, value in dict.items(latest):
+            # The request may hold on to what it took out, and change it yet.
+            is_same = key in own and _try_dump(own[key]) == _dump(value)
+            dict.__setitem__(session, key, own[key] if is_same else value)
         for key in removed:
             dict.pop(session, key, None)
         dict.update(session, changed)
