@@ -847,6 +847,25 @@ class TestFaults:
         async with broken.visitor() as visitor:
             response = await visitor.does(puts(a=1))
             assert response.status_code == 503
+    async def test_who_is_not_answered_and_asks_again_saved_once(self, clock: Clock) -> None:
+        class Unheard(MemoryStore):
+            async def create(self, key: str, record: Record) -> bool:
+                await super().create(key, record)
+                return await super().create(key, record)
+
+            async def update(self, key: str, record: Record, *, move_to: str | None = None) -> bool:
+                await super().update(key, record, move_to=move_to)
+                return await super().update(key, record, move_to=move_to)
+
+        store = Unheard(clock=clock)
+        async with Site(store, clock, expiry=timedelta(hours=1)).visitor() as visitor:
+            await visitor.does(puts(a=1))
+            for act in (puts(a=2), Session.rotate_id):
+                clock.advance(HOUR / 2)
+                assert "Max-Age=3600" in (await visitor.does(act)).headers["set-cookie"]
+            assert await visitor.sees() == {"a": 2}
+            assert len(await scan_all(store)) == 1
+
             assert visitor.id is None
 
 

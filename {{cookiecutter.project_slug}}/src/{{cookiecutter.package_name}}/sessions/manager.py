@@ -198,17 +198,16 @@ class SessionManager:
         if expires <= now:
             logger.warning("Saved no session: the date that `expiry` names is over")
             return
-        # An id is never taken, but a store that lost its answer may have tried twice.
-        for _ in range(3):
-            session_id = new_id()
-            key = hash_id(session_id)
-            data = self._encode(session, session_id)
-            record = Record(data, now, expires, 1, session._owner_hash)
-            if await self._store.create(key, record):
-                self._has_saved(session, session_id, key, record)
-                log_event("session.created")
-                return
-        raise SessionError("the store has records under ids that were never given out")
+        session_id = new_id()
+        key = hash_id(session_id)
+        data = self._encode(session, session_id)
+        record = Record(data, now, expires, 1, session._owner_hash)
+        # No id is ever taken, but a store whose answer was lost may have tried twice.
+        if await self._store.create(key, record) or await self._store.load(key) == record:
+            self._has_saved(session, session_id, key, record)
+            log_event("session.created")
+            return
+        raise SessionError("the store has a record under an id that was never given out")
 
     async def _update(self, session: Session, was_modified: bool) -> None:
         """Compare and swap. On a conflict, apply the request's own changes to the newer record."""
@@ -234,17 +233,21 @@ class SessionManager:
             expires = self._renewed(before, now)
             version = before.version + 1
             after = Record(data, before.created, expires, version, session._owner_hash)
-            # A refused move may be one whose answer was lost, and which was tried twice.
-            if await self._store.update(key, after, move_to=move_to) or (
-                move_to is not None and await self._store.load(move_to) is not None
-            ):
+            is_saved = await self._store.update(key, after, move_to=move_to)
+            if not is_saved:
+                if tried:
+                    await asyncio.sleep(SystemRandom().uniform(0, _PAUSE))
+                latest = await self._store.load(move_to or key)
+                # One whose answer was lost was tried twice, and came too late after itself.
+                is_saved = latest == after
+            if is_saved:
                 self._has_saved(session, session_id, move_to or key, after)
                 if move_to is not None:
                     log_event("session.rotated")
                 return
-            if tried:
-                await asyncio.sleep(SystemRandom().uniform(0, _PAUSE))
-            self._rebase(session, self._open(old_id, key, await self._store.load(key)))
+            if move_to is not None:
+                latest = await self._store.load(key)
+            self._rebase(session, self._open(old_id, key, latest))
         raise StoreUnavailable(f"{_MAX_TRIES} others saved the session first, one after another")
 
     async def _renew(
