@@ -264,6 +264,7 @@ class SQLite:
         if unknown := set(url.query) - {"timeout"}:
             raise ValueError(f"{min(unknown)!r} is not timeout, the one option of SQLite here")
         timeout = _seconds("timeout", url.query.get("timeout", TIMEOUT))
+        self._patience = TIMEOUT + timeout  # for a thread, and then for the lock
         self._path = url.database
         self._engine = sa.create_engine(
             url.set(drivername="sqlite", query={}),
@@ -281,7 +282,7 @@ class SQLite:
 
     async def run(self, work: Callable[[sa.Connection], T], *, writes: bool = False) -> T:
         threads = self._writers if writes else self._readers
-        async with asyncio.timeout(2 * TIMEOUT):  # for a thread, and then for the lock
+        async with asyncio.timeout(self._patience):
             return await threads.run(self._run, work)
 
     def _run(self, work: Callable[[sa.Connection], T]) -> T:
