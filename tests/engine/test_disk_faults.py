@@ -125,6 +125,9 @@ class TestFullDisk:
             for size in (0, 8000, 200_000):
                 with pytest.raises(StoreUnavailable, match=os.strerror(errno.EFBIG)):
                     await files.update(key, replace(record, data=b"x" * size, version=2))
+            with pytest.raises(StoreUnavailable, match=os.strerror(errno.EFBIG)):
+                await files.ping()
+        assert list((tmp_path / "sessions" / "00").glob("*.tmp")) == []
         assert {path.name for path in (tmp_path / "sessions" / key[:2]).iterdir()} == {key, "lock"}
 
     async def test_logging_out_needs_no_space(self, files: FileStore, clock: Clock) -> None:

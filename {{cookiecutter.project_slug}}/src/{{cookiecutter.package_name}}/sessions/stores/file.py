@@ -274,8 +274,10 @@ class FileStore:
         folder = f"{self._folder}/00"
         self._make_folder(folder)
         probe = _temporary(folder)
-        self._write_new(probe, b"a full disk takes no byte")
-        os.unlink(probe)
+        try:
+            self._write_new(probe, b"a full disk takes no byte")
+        finally:
+            _unlink(probe)
 
     def _path(self, key: str) -> str:
         return f"{self._folder}/{key[:2]}/{key}"
