@@ -304,6 +304,19 @@ class StoreContract:
         assert await store.delete_owned(ADA) == 0
         assert [await store.load(key) for key in keys] == [None] * 4
 
+    async def test_no_session_escapes_its_end_by_moving_meanwhile(
+        self, store: SessionStore, record: Record
+    ) -> None:
+        owned = replace(record, owner=ADA)
+        for _ in range(10):
+            keys = [new_key() for _ in range(5)]
+            for key in keys:
+                await store.create(key, owned)
+            moved = replace(owned, version=2)
+            moves = (store.update(key, moved, move_to=new_key()) for key in keys)
+            await asyncio.gather(store.delete_owned(ADA), *moves)
+            assert await store.list_owned(ADA) == []
+
     async def test_sweeps_at_once_disturb_no_one(
         self, store: SessionStore, record: Record, clock: Clock
     ) -> None:

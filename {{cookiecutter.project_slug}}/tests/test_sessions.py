@@ -530,6 +530,16 @@ class TestCookie:
             response = await visitor.does(lambda session: bool(act(session)))
             assert response.headers["vary"] == "Cookie"
 
+    async def test_a_renewed_one_is_for_one_visitor_though_the_page_is_for_all(
+        self, store: SessionStore, clock: Clock
+    ) -> None:
+        async with Site(store, clock, expiry=timedelta(hours=1)).visitor() as visitor:
+            await visitor.does(puts(a=1))
+            clock.advance(HOUR / 2)
+            response = await visitor.does(lambda session: "the same for everyone")
+            assert "set-cookie" in response.headers
+            assert response.headers["vary"] == "Cookie"
+
 
 class TestRefusals:
     @pytest.mark.parametrize(
@@ -576,16 +586,6 @@ class TestRefusals:
 
         def own(session: Session) -> None:
             session.owner = 42
-    async def test_a_renewed_one_is_for_one_visitor_though_the_page_is_for_all(
-        self, store: SessionStore, clock: Clock
-    ) -> None:
-        async with Site(store, clock, expiry=timedelta(hours=1)).visitor() as visitor:
-            await visitor.does(puts(a=1))
-            clock.advance(HOUR / 2)
-            response = await visitor.does(lambda session: "the same for everyone")
-            assert "set-cookie" in response.headers
-            assert response.headers["vary"] == "Cookie"
-
             assert session.owner == "42"
             for owner in wrong:
                 with pytest.raises((TypeError, ValueError)):
@@ -807,6 +807,10 @@ class TestFaults:
         return Site(Broken(), clock)
 
     async def test_who_needs_the_session_hears_503(self, broken: Site) -> None:
+        async def look_in_a_task(session: Session) -> None:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(asyncio.to_thread(dict, session))
+
         async with broken.visitor("A" * 43) as visitor:
             for act in (dict, puts(a=1), Session.flush, look_in_a_task):
                 response = await visitor.does(act)
@@ -843,10 +847,6 @@ class TestFaults:
             assert await visitor.sees() == {"a": 1}
             assert "Could not renew" in caplog.text
 
-    async def test_what_cannot_be_saved_hands_out_no_cookie(self, broken: Site) -> None:
-        async with broken.visitor() as visitor:
-            response = await visitor.does(puts(a=1))
-            assert response.status_code == 503
     async def test_who_is_not_answered_and_asks_again_saved_once(self, clock: Clock) -> None:
         class Unheard(MemoryStore):
             async def create(self, key: str, record: Record) -> bool:
@@ -866,16 +866,16 @@ class TestFaults:
             assert await visitor.sees() == {"a": 2}
             assert len(await scan_all(store)) == 1
 
+    async def test_what_cannot_be_saved_hands_out_no_cookie(self, broken: Site) -> None:
+        async with broken.visitor() as visitor:
+            response = await visitor.does(puts(a=1))
+            assert response.status_code == 503
             assert visitor.id is None
 
 
 class TestWebSockets:
     @pytest.fixture
     def client(self, clock: Clock) -> TestClient:
-        async def look_in_a_task(session: Session) -> None:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(asyncio.to_thread(dict, session))
-
         async def talk(websocket: WebSocket) -> None:
             session = Session.of(websocket)
             session["accepted"] = True

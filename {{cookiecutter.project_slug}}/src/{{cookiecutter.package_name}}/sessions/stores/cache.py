@@ -200,8 +200,12 @@ class CacheStore:
         return found[:limit]
 
     async def delete_owned(self, owner: str, *, except_key: str | None = None) -> int:
-        keys = [key for key in await self._keys_of(owner) if key != except_key]
-        return await self.delete(*keys, owner=owner)
+        # Again until none is new: one that moves meanwhile is noted before it does.
+        count, done = 0, {except_key}
+        while keys := set(await self._keys_of(owner)) - done:
+            count += await self.delete(*keys, owner=owner)
+            done |= keys
+        return count
 
     async def scan(
         self, cursor: str = "", *, limit: int = 1000

@@ -193,7 +193,12 @@ class FileStore:
         return list(itertools.islice(theirs, limit))
 
     def _delete_owned(self, owner: str, except_key: str | None) -> int:
-        return self._delete_all([key for key in self._keys_of(owner) if key != except_key], owner)
+        # Again until none is new: one that moves meanwhile is marked before it does.
+        count, done = 0, {except_key}
+        while keys := set(self._keys_of(owner)) - done:
+            count += self._delete_all(keys, owner)
+            done |= keys
+        return count
 
     def _keys_of(self, owner: str) -> list[str]:
         """What is marked as the owner's: more than it is, after a crash or a change of owner."""
