@@ -9,9 +9,10 @@
 # make compare  puts a generated app and its peers through the same promises: benchmarks/comparison.py
 # make pictures  draws those of README.md anew: see pictures/__init__.py
 #
-# All install what they need first, pinned and with hashes: into .venv, and bench and compare,
-# whose packages would change what the tests run on, into .venv-bench. Nothing is installed outside
-# but Chromium, for make test, where there is none: tests/browser.py says how.
+# All install what they need first, pinned and with hashes: into .venv; bench and compare, whose
+# packages would change what the tests run on, into .venv-bench; and make test also the lowest
+# versions that a generated project allows, into .venv-lowest. Nothing is installed outside but
+# Chromium, for make test, where there is none: tests/browser.py says how.
 
 OUT ?= ..
 ARGS ?=
@@ -28,7 +29,7 @@ INSTALL := -m pip install --quiet --disable-pip-version-check --require-hashes
 new: .venv/new
 	.venv/bin/python new.py --output-dir "$(OUT)" $(ARGS)
 
-test: .venv/dev
+test: .venv/dev .venv-lowest/done
 	.venv/bin/ruff check $(PYTHON_FILES)
 	.venv/bin/ruff format --check $(PYTHON_FILES)
 	.venv/bin/mypy
@@ -51,12 +52,16 @@ pictures: .venv/dev
 soak: .venv/dev
 	.venv/bin/python -m soak $(ARGS)
 
-# After a change of pyproject.toml, or for newer versions.
-pins:
-	for set in new dev bench; do \
-	uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
-	--no-emit-index-url --no-annotate --no-header pyproject.toml \
+# After a change of a pyproject.toml, the generated one too, or for newer versions.
+PIN := uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-annotate --no-header
+pins: .venv/new
+	for set in new dev bench; do $(PIN) pyproject.toml \
 	$$([ $$set = new ] || echo --group $$set) --output-file requirements/$$set.txt; done
+	folder=$$(mktemp -d) && .venv/bin/python new.py --output-dir $$folder --no-input > /dev/null && \
+	$(PIN) $$folder/my-app/pyproject.toml --resolution lowest-direct --all-extras \
+	$$(for group in dev cache postgresql; do echo --group $$folder/my-app/pyproject.toml:$$group; done) \
+	--output-file requirements/lowest.txt; rm -r $$folder
 
 .venv/dev: .venv/new requirements/dev.txt
 	.venv/bin/python $(INSTALL) --requirement requirements/dev.txt
@@ -68,10 +73,10 @@ pins:
 	.venv/bin/python $(INSTALL) --requirement requirements/new.txt
 	touch $@
 
-.venv-bench/done: requirements/bench.txt
+.venv-%/done: requirements/%.txt
 	$(require-python)
-	$(PYTHON) -m venv .venv-bench
-	.venv-bench/bin/python $(INSTALL) --requirement requirements/bench.txt
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python $(INSTALL) --requirement $<
 	touch $@
 
 require-python = $(if $(PYTHON),,$(error Python 3.11 or newer is needed, and neither python3 nor python3.11 to 3.14 is; name one: make PYTHON=/path/to/python))

@@ -150,11 +150,13 @@ def run(folder: Path, *command: str, status: int = 0, **variables: str) -> str:
     return done.stdout
 
 
-def run_tests(project: Path, *arguments: str, summary: str = r"\d+ passed") -> str:
+def run_tests(
+    project: Path, *arguments: str, summary: str = r"\d+ passed", python: str = PYTHON
+) -> str:
     """What a project's tests print, all of which must have passed, with none skipped."""
     # Of pytest's plugins, those that a project installs: the others take two seconds a run.
     plugins = ("-p", "no:cacheprovider", "-p", "anyio")
-    command = (PYTHON, "-m", "pytest", *plugins, *arguments)
+    command = (python, "-m", "pytest", *plugins, *arguments)
     printed = run(project, *command, PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
     assert re.search(rf"^=+ {summary} in ", printed, re.MULTILINE), printed
     return printed
