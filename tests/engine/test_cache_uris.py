@@ -7,6 +7,7 @@ import gc
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import warnings
 from collections.abc import Iterator
@@ -206,6 +207,15 @@ async def test_a_check_says_what_is_wrong_with_a_place(
     assert message in said
     assert bool(said) is bool(message)
     assert SECRET not in said
+
+
+async def test_a_check_names_the_server_that_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        place = f"127.0.0.1:{silent.getsockname()[1]}"
+        said = await findings(f"redis://{place}?{HASTE}", monkeypatch, tmp_path)
+    assert f"cache: no answer in time from {place}." in said
 
 
 @dataclass(frozen=True)

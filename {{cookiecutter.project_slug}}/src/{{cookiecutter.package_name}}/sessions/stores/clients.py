@@ -56,7 +56,9 @@ def connect(uri: CacheURI) -> Batches | Cluster:
 
 def explain(error: Exception, uri: CacheURI) -> str:
     """What went wrong, and what to look at in the URI."""
-    text = str(error).strip().rstrip(".") or "no answer in time"
+    # Which of several servers it was, an error without words does not tell.
+    late = " from {}:{}".format(*uri.addresses[0]) if uri.kind == "" else ""
+    text = str(error).strip().rstrip(".") or f"no answer in time{late}"
     is_of_cluster = isinstance(error, (ClusterError, ClusterCrossSlotError, MovedError))
     is_late = isinstance(error, (TimeoutError, RedisTimeoutError))
     is_closed = any(words in text for words in CLOSED)
