@@ -129,7 +129,8 @@ class Cluster:
     def _take(self, ranges: Ranges) -> None:
         self._map = [None] * SLOTS
         self._known = set(self._seeds)
-        self.version = hashlib.sha256(repr(sorted(ranges)).encode()).hexdigest()[:16]
+        primaries = sorted((first, last, nodes[0]) for first, last, nodes in ranges)
+        self.version = hashlib.sha256(repr(primaries).encode()).hexdigest()[:16]
         for first, last, nodes in ranges:
             self._map[first : last + 1] = [nodes[0]] * (last + 1 - first)
             self._known.update(nodes)
