@@ -122,14 +122,43 @@ def serving(
     project: Path, *options: str, stop: signal.Signals = signal.SIGTERM
 ) -> Iterator[httpx2.Client]:
     """The project's app, run by its own command; a client of it."""
+    with started(project, *options, stop=stop) as (client, _):
+        yield client
+
+
+@contextmanager
+def started(
+    project: Path, *options: str, stop: signal.Signals = signal.SIGTERM
+) -> Iterator[tuple[httpx2.Client, int]]:
+    """The same, and the process's number."""
     port = servers.free_port()
     command = [PYTHON, "-m", "my_app", "run", "--port", str(port), *options]
     environment = {"PYTHONPATH": str(project / "src"), "PATH": ""}
     with (
-        servers.running(command, port, stop, cwd=project, env=environment),
+        servers.running(command, port, stop, cwd=project, env=environment) as process,
         httpx2.Client(base_url=f"http://127.0.0.1:{port}", follow_redirects=True) as client,
     ):
-        yield client
+        yield client, process.pid
+
+
+def asked_alone(client: httpx2.Client, app: int) -> Iterator[httpx2.Client]:
+    """The same visitor before each of the app's workers, while the others are stopped."""
+    children = Path(f"/proc/{app}/task/{app}/children").read_text().split()
+    workers = [int(pid) for pid in children if b"spawn_main" in _command_of(pid)]
+    assert len(workers) > 1
+    for one in workers:
+        others = [pid for pid in workers if pid != one]
+        for pid in others:
+            os.kill(pid, signal.SIGSTOP)
+        # Whoever has not started yet takes his time.
+        with httpx2.Client(base_url=client.base_url, cookies=client.cookies, timeout=60) as same:
+            yield same
+        for pid in others:
+            os.kill(pid, signal.SIGCONT)
+
+
+def _command_of(pid: str) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def run(folder: Path, *command: str, status: int = 0, **variables: str) -> str:

@@ -334,11 +334,11 @@ def test_an_id_that_the_server_did_not_give_out_is_not_adopted(page: Page, app: 
 def test_an_idle_session_ends_in_the_browser_and_on_the_server(
     project: Path, open_browser: OpenBrowser
 ) -> None:
-    with configured(project, 'expiry = "2s"') as app:
+    with configured(project, 'expiry = "4s"') as app:
         page = visit(open_browser(app))
         say_name(page, "Ada")
         (cookie,) = page.context.cookies()
-        page.wait_for_timeout(2_100)
+        page.wait_for_timeout(4_100)
         assert page.context.cookies() == []
         page.context.add_cookies([{"name": "id", "value": cookie["value"], "url": app}])
         page.reload()

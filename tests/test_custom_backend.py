@@ -12,7 +12,19 @@ from subprocess import Popen
 import httpx2
 import pytest
 
-from .conftest import PYTHON, TEMPLATE, Bake, check_types, need, run, run_tests, servers, serving
+from .conftest import (
+    PYTHON,
+    TEMPLATE,
+    Bake,
+    asked_alone,
+    check_types,
+    need,
+    run,
+    run_tests,
+    servers,
+    serving,
+    started,
+)
 
 EXAMPLE = TEMPLATE / "docs" / "examples" / "memcached.py"
 BLOCKS: list[tuple[str, str]] = re.findall(
@@ -113,11 +125,10 @@ def test_a_memcached_that_hangs_means_503_and_signs_nobody_out(project: Path, po
 
 
 def test_its_sessions_are_shared_by_workers(project: Path, port: int) -> None:
-    with memcached(port), serving(project, "--workers", "2") as client:
+    with memcached(port), started(project, "--workers", "2") as (client, app):
         client.post("/sign-in", data={"name": "ada"})
-        for _ in range(10):
-            with httpx2.Client(base_url=client.base_url, cookies=client.cookies) as another:
-                assert is_signed_in(another)
+        for same in asked_alone(client, app):
+            assert is_signed_in(same)
 
 
 def test_the_command_knows_the_scheme(project: Path, port: int) -> None:

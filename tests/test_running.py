@@ -14,7 +14,18 @@ from typing import Any
 import httpx2
 import pytest
 
-from .conftest import KINDS, PYTHON, SHARED, Bake, dockerfile, run, servers, serving
+from .conftest import (
+    KINDS,
+    PYTHON,
+    SHARED,
+    Bake,
+    asked_alone,
+    dockerfile,
+    run,
+    servers,
+    serving,
+    started,
+)
 
 
 def say_name(client: httpx2.Client) -> None:
@@ -38,11 +49,10 @@ def test_sessions_survive_a_restart_unless_they_are_in_memory(
 
 @pytest.mark.parametrize("project", SHARED, indirect=True)
 def test_two_workers_share_their_sessions(project: Path) -> None:
-    with serving(project, "--workers", "2") as client:
+    with started(project, "--workers", "2") as (client, app):
         say_name(client)
-        for _ in range(20):
-            with httpx2.Client(base_url=client.base_url, cookies=client.cookies) as another:
-                assert "Ada" in another.get("/").text
+        for same in asked_alone(client, app):
+            assert "Ada" in same.get("/").text
 
 
 def test_a_cache_that_went_away_means_503_until_it_is_back(bake: Bake, tmp_path: Path) -> None:

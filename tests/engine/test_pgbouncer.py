@@ -106,12 +106,12 @@ async def test_a_call_that_takes_too_long_is_cancelled_on_the_server(
     url: str, server: PostgreSQL, record: Record
 ) -> None:
     key = new_key()
-    hasty = f"{url}{'&' if '?' in url else '?'}command_timeout=0.3"
-    async with opened(hasty) as store:
+    hasty_url = f"{url}{'&' if '?' in url else '?'}command_timeout=1"
+    async with opened(url) as store, opened(hasty_url) as hasty:
         await store.create(key, record)
         async with transaction(server, lock(key)):
             with pytest.raises(StoreUnavailable):
-                await store.touch(key, record.expires + 1)
+                await hasty.touch(key, record.expires + 1)
             await until(lambda: are_waiting(server, 0))
         assert await store.load(key) == record
 

@@ -226,7 +226,7 @@ class TestManyKeys:
     async def test_two_deadlocks_in_a_row_are_got_over(
         self, server: PostgreSQL, record: Record
     ) -> None:
-        await server.set("deadlock_timeout", "2s")
+        await server.set("deadlock_timeout", "5s")
         first, second = sorted((new_key(), new_key()))  # as an index would find them, too
         async with opened(f"{server.url}?command_timeout=30") as store:
             await store.create(first, record)

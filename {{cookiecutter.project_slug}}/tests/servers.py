@@ -136,12 +136,18 @@ def running(
         process.wait(timeout=30)
 
 
+_given: set[int] = set()
+
+
 def free_port() -> int:
-    """A port on which nothing listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port on which nothing listens, and another one each time."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+        if port not in _given:  # whom it was given to may not listen yet
+            _given.add(port)
+            return port
 
 
 def _wait_for(process: subprocess.Popen[bytes], port: int, timeout: float = 30) -> None:

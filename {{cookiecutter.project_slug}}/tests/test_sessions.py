@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -109,6 +110,11 @@ class Visitor:
     @property
     def id(self) -> str | None:
         return self.client.cookies.get("id")
+
+
+def lives_for_an_hour(response: httpx2.Response) -> bool:
+    """Whether the cookie does, but for the seconds that the visit took."""
+    return bool(re.search(r"Max-Age=(3600|359\d)\b", response.headers["set-cookie"]))
 
 
 def puts(**values: Any) -> Act:
@@ -447,8 +453,7 @@ class TestExpiry:
         async with Site(store, clock, expiry=timedelta(hours=1)).visitor() as visitor:
             await visitor.does(puts(a=1))
             clock.advance(HOUR / 2)
-            response = await visitor.does(dict)
-            assert "Max-Age=3600" in response.headers["set-cookie"]
+            assert lives_for_an_hour(await visitor.does(dict))
             clock.advance(HOUR * 0.9)
             assert await visitor.sees() == {"a": 1}
 
@@ -493,7 +498,7 @@ class TestExpiry:
         async with site.visitor() as visitor:
             await visitor.does(puts(a=1))
             clock.advance(1)
-            assert "Max-Age=3600" in (await visitor.does(dict)).headers["set-cookie"]
+            assert lives_for_an_hour(await visitor.does(dict))
             assert site.calls == ["load", "touch"]
 
 
@@ -862,7 +867,7 @@ class TestFaults:
             await visitor.does(puts(a=1))
             for act in (puts(a=2), Session.rotate_id):
                 clock.advance(HOUR / 2)
-                assert "Max-Age=3600" in (await visitor.does(act)).headers["set-cookie"]
+                assert lives_for_an_hour(await visitor.does(act))
             assert await visitor.sees() == {"a": 2}
             assert len(await scan_all(store)) == 1
 
