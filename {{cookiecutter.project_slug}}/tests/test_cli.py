@@ -91,6 +91,8 @@ def test_a_migration_needs_a_database() -> None:
     [
         ('type = "cache"\nuri = "nosql://:s3cret@h"', "allowed schemes: "),
         ('type = "cache"\nuri = "redis://:s3cret@h:port"', "port of h: allowed: a number"),
+        ('type = "cache"\nuri = "redis://u:s3cret"', "port of u: allowed: a number"),
+        ('type = "cache"\nuri = "redis://:s3cret%40h:6379/0"', "host: missing"),
     ],
 )
 def test_a_wrong_uri_is_refused_without_its_password(store: str, says: str) -> None:

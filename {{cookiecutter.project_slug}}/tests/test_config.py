@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from {{cookiecutter.package_name}}.config import (
     ENVIRONMENT_VARIABLE,
@@ -174,12 +175,17 @@ class TestMistakes:
             "redis://h h?PASSWORD=a 's3cret",
             "redis://u:a /?#@s3cret@h",  # each of these is where somebody's password would end
             "postgresql://u:a/s3cret@h/x",
+            "redis://me@corp:s3cret@h ",
+            "redis+sentinel://h:26379/app app?sentinel_password=a@s3cret",
             "u:s3cret@h/x",
         ],
     )
     def test_a_password_is_never_told(self, url: str) -> None:
         assert "s3cret" not in error_of(f'[cache]\nurl = "{url}"')
         assert "s3cret" not in repr(CacheConfig(url="redis://:s3cret@localhost"))
+        with pytest.raises(ValidationError) as caught:
+            CacheConfig(url="redis://:s3cret@localhost\n")
+        assert "s3cret" not in str(caught.value)
 
     def test_a_missing_environment_is_told_with_the_known_ones(self) -> None:
         with pytest.raises(ConfigError, match=f"no such file.*{CONFIGS[0].stem}"):

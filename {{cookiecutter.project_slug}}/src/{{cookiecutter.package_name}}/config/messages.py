@@ -11,10 +11,21 @@ class ConfigError(Exception):
     """Something is wrong with the configuration. Each line of the message is one such thing."""
 
 
+_SECRET_OPTION = re.compile(r"(?i)([?&][^=&\s]*(?:passw|pwd|secret|token)[^=&\s]*)=[^&\n]*")
+# What stands where a port would, and is none: the "@" after it was forgotten, or encoded.
+_NO_PORT = re.compile(r"(://[^:@/\[\s\"]*):(?!\*\*\*|PORT\b|\d+(?:[/?#,\"\s]|$))[^/\s\"]*")
+
+
 def redact(text: str) -> str:
-    """Hide the passwords of all URLs in a text."""
-    text = re.sub(r"(://[^:@\n]*):.*@", r"\1:***@", text)  # raw ones may hold any character
-    return re.sub(r"(?i)([?&][^=&\s]*(?:password|secret|token)[^=&\s]*)=[^&\n]*", r"\1=***", text)
+    """Hide the passwords of all URLs in a text: raw ones, too, which may hold any character."""
+    text = re.sub(r"(://[^:\n]*):(.*)@([^&\n]*)", _hide_password, text)
+    return _NO_PORT.sub(r"\1:***", _SECRET_OPTION.sub(r"\1=***", text))
+
+
+def _hide_password(url: re.Match[str]) -> str:
+    """The user may hold an "@" as well, and so may the password in an option."""
+    user, password, place = url.groups()
+    return f"{user}:***@{'***' if _SECRET_OPTION.search(password) else place}"
 
 
 def show(value: object) -> str:

@@ -23,7 +23,11 @@ from .values import CookieDomain, CookieName, CookiePath, Duration, Expiry, Path
 class _Table(BaseModel):
     # The text below a key is its description: .env.example is made of these.
     model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        use_attribute_docstrings=True,
+        hide_input_in_errors=True,  # it may hold a password
     )
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
