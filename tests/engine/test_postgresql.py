@@ -243,6 +243,29 @@ class TestManyKeys:
             assert await deletion == 2
 
 
+class TestMigrations:
+    async def test_they_wait_for_each_other_however_long_it_takes(self, server: PostgreSQL) -> None:
+        other = await asyncpg.connect(server.url)
+        await other.execute("SELECT pg_advisory_lock(7381940265)")
+        migration = asyncio.create_task(migrate(f"{server.url}?command_timeout=0.2"))
+        await until(lambda: are_waiting(server, 1))
+        await asyncio.sleep(0.5)
+        await other.close()
+        await migration
+
+    @pytest.mark.parametrize("driver", ["sqlite", "postgresql"])
+    async def test_those_of_another_code_are_one_message(
+        self, server: PostgreSQL, tmp_path: Path, driver: str
+    ) -> None:
+        url = f"sqlite:///{tmp_path}/app.db" if driver == "sqlite" else server.url
+        await migrate(url)
+        await faults.execute(url, "UPDATE alembic_version SET version_num = '9999'")
+        with pytest.raises(StoreUnavailable, match=r"'9999'\. Is the database ahead"):
+            await migrate(url)
+        await faults.execute(url, "UPDATE alembic_version SET version_num = '0001'")
+        await migrate(url)
+
+
 class TestSweepsAtOnce:
     async def fill(self, server: PostgreSQL, count: int) -> None:
         """Records that have just expired."""

@@ -936,5 +936,6 @@ async def execute(url: str, statement: str) -> None:
         await connection.execute(statement)
         await connection.close()
     else:
-        with closing(sqlite3.connect(urlsplit(url).path.removeprefix("/"), timeout=10)) as other:
+        path = urlsplit(url).path.removeprefix("/")
+        with closing(sqlite3.connect(path, timeout=10, isolation_level=None)) as other:
             other.execute(statement)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..sessions.store import StoreUnavailable
+
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
@@ -13,10 +15,11 @@ async def migrate(url: str) -> None:
     """Bring the database at an SQLAlchemy URL up to date. Safe to run at any time, by many at once.
 
     Raises:
-        StoreUnavailable: the database can't be reached, or refuses.
+        StoreUnavailable: the database can't be reached, refuses, or has migrations of its own.
     """
     from alembic import command
     from alembic.config import Config
+    from alembic.util import CommandError
 
     from ..sessions.stores.database import metadata, open_engine, unavailable
 
@@ -31,5 +34,10 @@ async def migrate(url: str) -> None:
         await engine.run_alone(upgrade)
     except engine.errors as error:
         raise unavailable(error) from error
+    except CommandError as error:
+        raise StoreUnavailable(
+            f"{str(error).rstrip('.')}. Is the database ahead of this code, or another"
+            " application's?"
+        ) from error
     finally:
         await engine.aclose()

@@ -359,6 +359,7 @@ class PostgreSQL:
             OSError,
             TimeoutError,
         )
+        self._options = self._read_options(url)
         self._engine = create_async_engine(
             url.set(drivername="postgresql+asyncpg", query={}),
             isolation_level="AUTOCOMMIT",
@@ -366,7 +367,7 @@ class PostgreSQL:
             pool_reset_on_return=None,
             pool_size=pool_size or CONNECTIONS,
             max_overflow=0,  # what overflows is closed after each use: that costs more than waiting
-            connect_args=self._read_options(url),
+            connect_args=self._options,
         )
         # The pool alone would let newcomers overtake those who wait for a connection.
         self._turns = asyncio.Semaphore(pool_size or CONNECTIONS)
@@ -417,11 +418,18 @@ class PostgreSQL:
             self._turns.release()
 
     async def run_alone(self, work: Callable[[sa.Connection], T]) -> T:
-        engine = self._engine.execution_options(isolation_level="READ COMMITTED")
-        async with engine.begin() as connection:
-            await connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7381940265)")
-            result: T = await connection.run_sync(work)
-            return result
+        from sqlalchemy.ext.asyncio import create_async_engine
+
+        # However long it takes: the others, and to change a large table.
+        options = {**self._options, "command_timeout": None}
+        engine = create_async_engine(self._engine.url, poolclass=sa.NullPool, connect_args=options)
+        try:
+            async with engine.begin() as connection:
+                await connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7381940265)")
+                result: T = await connection.run_sync(work)
+                return result
+        finally:
+            await engine.dispose()
 
     async def aclose(self) -> None:
         await self._engine.dispose()
