@@ -131,8 +131,7 @@ def write(path: Path, text: str, *, new: bool = False) -> None:
 def _copy_rights(path: Path, file: int) -> None:
     """Give a new file the owner and the permissions of the one whose place it takes."""
     status = path.stat()
-    if os.geteuid() == 0:
-        os.fchown(file, status.st_uid, status.st_gid)
+    os.fchown(file, status.st_uid if os.geteuid() == 0 else -1, status.st_gid)
     os.fchmod(file, status.st_mode)
 
 

@@ -16,6 +16,7 @@ PACKAGE = __name__.partition(".")[0]
 ENVIRONMENT_VARIABLE = f"{PACKAGE.upper()}_ENV"
 OVERRIDE_PREFIX = f"{PACKAGE.upper()}__"
 FOLDER = Path("config")
+PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 Key = tuple[str, ...]  # of a value, as it nests in TOML: ("cache", "url")
 
@@ -35,7 +36,7 @@ def environment_file(environment: str) -> Path:
     Raises:
         ConfigError: the environment's name is not a plain one.
     """
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", environment):
+    if not PLAIN_NAME.fullmatch(environment):
         raise ConfigError(
             f"environment {show(environment[:80])} is not a plain name: up to 64 letters, digits,"
             " - and _"
@@ -44,8 +45,8 @@ def environment_file(environment: str) -> Path:
 
 
 def known_environments() -> list[str]:
-    """The environments that have a file here."""
-    return sorted(file.stem for file in FOLDER.glob("*.toml"))
+    """The environments that have a file here; an editor's, such as ``.#dev.toml``, is none."""
+    return sorted(file.stem for file in FOLDER.glob("*.toml") if PLAIN_NAME.fullmatch(file.stem))
 
 
 def read_environment(environment: str) -> str:
