@@ -16,9 +16,10 @@
 
 OUT ?= ..
 ARGS ?=
+IS_NEW_ENOUGH := -c 'import sys; sys.exit(sys.version_info < (3, 11))'
 # The first of these that is new enough.
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
-	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	$$python $(IS_NEW_ENOUGH) 2>/dev/null \
 	&& echo $$python && break; done)
 PYTHON_FILES := benchmarks pictures soak tests new.py template_*.py
 INSTALL := -m pip install --quiet --disable-pip-version-check --require-hashes
@@ -27,7 +28,7 @@ INSTALL := -m pip install --quiet --disable-pip-version-check --require-hashes
 .SILENT: new
 
 new: .venv/new
-	.venv/bin/python new.py --output-dir "$(OUT)" $(ARGS)
+	.venv/bin/python new.py --output-dir="$(OUT)" $(ARGS)
 
 test: .venv/dev .venv-lowest/done
 	.venv/bin/ruff check $(PYTHON_FILES)
@@ -69,12 +70,14 @@ pins: .venv/new
 
 .venv/new: requirements/new.txt
 	$(require-python)
+	@$(PYTHON) $(IS_NEW_ENOUGH) || { echo "$(PYTHON) is older than Python 3.11" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 	.venv/bin/python $(INSTALL) --requirement requirements/new.txt
 	touch $@
 
 .venv-%/done: requirements/%.txt
 	$(require-python)
+	@$(PYTHON) $(IS_NEW_ENOUGH) || { echo "$(PYTHON) is older than Python 3.11" >&2; exit 1; }
 	$(PYTHON) -m venv .venv-$*
 	.venv-$*/bin/python $(INSTALL) --requirement $<
 	touch $@

@@ -250,6 +250,20 @@ def test_the_dockerfile_is_clean_and_takes_no_secret_along(
     assert steps["ENV"][0].split()[0] == f"MY_APP_ENV={answers.get('environment', 'dev')}"
 
 
+def test_a_python_that_is_too_old_leaves_no_environment_behind(bake: Bake, tmp_path: Path) -> None:
+    """A later one would go on with it."""
+    project, old = bake(), tmp_path / "python3.10"
+    old.write_text(
+        f"""#!/bin/sh
+        [ "$1" = -c ] && exec {PYTHON} -c "import sys; sys.version_info = (3, 10); $2"
+        exec {PYTHON} "$@"
+        """
+    )
+    old.chmod(0o755)
+    assert "Python 3.11 or newer" in run(project, "make", "run", f"PYTHON={old}", status=2)
+    assert not (project / ".venv").exists()
+
+
 def test_a_new_machine_needs_only_the_two_commands(bake: Bake, tmp_path: Path) -> None:
     """And a project on memory installs nothing of the other stores."""
     project = bake()
