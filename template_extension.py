@@ -8,6 +8,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import shlex
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -137,7 +138,7 @@ def say_what_next(answers: dict[str, Any]) -> str:
     """
     environment, store = answers["environment"], answers["session_store"]
     folder = Path(answers.get("_output_dir", ""), answers["project_slug"])  # cruft tells only this
-    steps = [f"cd {folder}"]
+    steps = [f"cd {shlex.quote(str(folder))}"]
     if answers["__server"]:
         steps.append("docker compose up -d  # the server that holds the sessions")
     if len(list((folder / "config").glob("*.toml"))) > 1:  # the project was there already
@@ -157,7 +158,7 @@ def say_what_next(answers: dict[str, Any]) -> str:
 def server_of(answers: dict[str, Any]) -> str:
     """The server that a project's store needs, if any."""
     store = answers["session_store"]
-    if store == "database" and answers["_database_url"].startswith("postgresql"):
+    if store == "database" and str(answers["_database_url"]).startswith("postgresql"):
         return "postgresql"
     return "valkey" if store == "cache" else ""
 

@@ -146,6 +146,11 @@ def test_all_wrong_answers_are_listed_at_once(
         ("_cache_uri", "redis+cluster://user:s3cret@h:1,g:2"),
         ("_cache_uri", "redis+sentinel://h:1,g:2/app?sentinel_password=s3cret"),
         ("_database_url", "postgresql://user:s3cret@localhost/x"),
+        ("_database_url", "postgresql://user:2024#s3cret@localhost/x"),
+        ("_database_url", "postgresql://me@corp:s3cret@localhost/x"),
+        ("_database_url", "postgresql://localhost/x?pwd=s3cret"),
+        ("_cache_uri", "redis://:/s3cret@localhost/0"),
+        ("_cache_uri", "redis://localhost/0?token=s3cret"),
     ],
 )
 def test_a_password_is_refused_and_kept_nowhere(
@@ -413,6 +418,34 @@ class TestMakeNew:
         assert says in done.stderr
         assert "Traceback" not in done.stdout + done.stderr
         assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize(
+        ("answers", "says"),
+        [
+            ("author_name:", 'author_name: "None"'),
+            ("environment: on", 'environment: "True"'),
+            ("_database_url: 5", '_database_url: "5"'),
+            ("session_store: nosql", "nosql"),
+        ],
+    )
+    def test_it_refuses_what_is_no_text_in_a_file_of_answers(
+        self, tmp_path: Path, answers: str, says: str
+    ) -> None:
+        file = tmp_path / "answers.yaml"
+        file.write_text(f"default_context:\n  {answers}\n")
+        done = make("new", OUT=str(tmp_path / "out"), ARGS=f"--no-input --config-file {file}")
+        assert done.returncode == 2
+        assert says in done.stderr
+        assert "Traceback" not in done.stdout + done.stderr
+        assert not (tmp_path / "out").exists()
+
+    def test_it_says_what_it_left_when_the_disk_was_full(self, tmp_path: Path) -> None:
+        limited = f"ulimit -f 4; exec {sys.executable} new.py -o {tmp_path} --no-input"
+        done = subprocess.run(
+            ["sh", "-c", limited], cwd=TEMPLATE, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 1
+        assert "File too large\nNot whole: my-app. Remove it" in done.stderr
 
     def test_an_existing_project_stays_as_it_is(self, tmp_path: Path) -> None:
         make("new", OUT=str(tmp_path), ARGS="--no-input")
