@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import secrets
 import time
@@ -391,6 +392,17 @@ class TestWrongURL:
             assert "database.url" in done.output
             assert "s3cret" not in done.output
             assert "Traceback" not in done.output
+
+    def test_a_process_whose_user_has_no_name_must_name_one(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for variable in ("LOGNAME", "USER", "LNAME", "USERNAME", "PGUSER"):
+            monkeypatch.delenv(variable, raising=False)
+        monkeypatch.setattr(os, "getuid", lambda: 23456)
+        done = says("postgresql://localhost/x", "config", "check", "x")
+        assert done.exit_code == 1
+        assert "database.url: found" in done.output
+        assert "user: missing" in done.output
 
     @pytest.mark.parametrize(
         ("wrong", "message"),

@@ -161,6 +161,9 @@ class TestMistakes:
         assert error.startswith("config/x.toml: ")
         assert message in error
 
+    def test_a_number_too_long_for_python_is_told(self) -> None:
+        assert "not valid TOML: Exceeds the limit" in error_of(f"debug = {'1' * 5000}")
+
     def test_all_mistakes_are_told_at_once(self) -> None:
         error = error_of(f'debug = 1\n{SESSION}max_size = 0\n{STORE}type = "x"')
         assert len(error.splitlines()) == 3
@@ -220,7 +223,7 @@ class TestEnvironmentVariables:
         session = self.override(**{f"MIDDLEWARES__SESSION__{name}": text}).middlewares.session
         assert getattr(session, name.lower()) == value
 
-    @pytest.mark.parametrize("value", ["[" * 5000, "true\nsecure = true"])
+    @pytest.mark.parametrize("value", ["[" * 5000, "1" * 5000, "true\nsecure = true"])
     def test_what_is_not_one_value_of_toml_is_a_text(self, value: str) -> None:
         error = error_of("", {f"{OVERRIDE_PREFIX}DEBUG": value})
         assert f"debug: found {json.dumps(value)}" in error

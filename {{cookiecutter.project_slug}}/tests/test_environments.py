@@ -386,6 +386,8 @@ class TestCheck:
         assert "s3cret" not in said
 
     def test_memory_with_several_workers_is_wrong(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("WEB_CONCURRENCY", "²")
+        assert "WEB_CONCURRENCY" not in config("check", "dev")
         monkeypatch.setenv("WEB_CONCURRENCY", "4")
         assert "each worker would have sessions of its own" in self.check("debug = true")
 

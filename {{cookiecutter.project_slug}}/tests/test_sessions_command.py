@@ -405,6 +405,9 @@ def test_without_a_terminal_nothing_is_ended_unless_told(sessions: Sessions) -> 
     kept = {sessions.add("ada")}
     for which in (["--all"], ["--owner", "ada"], ["--older-than", "1s"]):
         assert "no terminal to ask on: give --yes" in said("revoke", *which, status=2)[1]
+    closed = ["sh", "-c", 'exec "$@" <&-', "sh", *COMMAND, "revoke", "--all"]
+    done = subprocess.run(closed, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert sessions.left() == kept
 
 

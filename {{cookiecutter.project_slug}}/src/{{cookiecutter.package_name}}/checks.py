@@ -86,7 +86,7 @@ def _check_settings(config: ProjectConfig, sources: Sources) -> Iterator[Finding
 def _check_memory(config: ProjectConfig) -> Iterator[Finding]:
     workers = os.environ.get(WORKERS_VARIABLE, "1")
     advice = 'Choose the file, database or cache store: "config set-store"'
-    if workers.isdigit() and int(workers) > 1:
+    if workers.isdecimal() and int(workers) > 1:
         yield Finding(
             f"middlewares.session.store.type: memory, but {WORKERS_VARIABLE}={workers}: each worker"
             f" would have sessions of its own. {advice}"

@@ -295,7 +295,7 @@ def _change(
 
 
 def _ask(place: _Place, owner: str | None, every: bool) -> None:
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():
         raise WrongUsage("this can't be undone, and there is no terminal to ask on: give --yes")
     if owner is not None:
         which = f"{_sessions(place.run(lambda store: _count_owned(store, owner)))} of this user"

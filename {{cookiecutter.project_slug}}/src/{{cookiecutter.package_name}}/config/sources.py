@@ -76,7 +76,7 @@ def parse_toml(text: str, name: str) -> dict[str, Any]:
     """
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # its own, or Python's of a number with thousands of digits
         last = text.count("\n") + 1
         end = f"at line {last}, column {len(text) - text.rfind(chr(10))}, the end"
         reason = str(error).replace("at end of document", end)
@@ -172,7 +172,7 @@ def _reason(error: OSError | UnicodeDecodeError) -> str | None:
 def _read_value(text: str) -> object:
     try:
         data = tomllib.loads(f"value = {text}")
-    except (tomllib.TOMLDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return text
     return data["value"] if len(data) == 1 else text  # and not a statement after it
 

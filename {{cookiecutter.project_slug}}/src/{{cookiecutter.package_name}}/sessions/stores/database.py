@@ -6,6 +6,7 @@ Each method is one statement and needs no transaction, so connections are in aut
 from __future__ import annotations
 
 import asyncio
+import getpass
 import os
 import socket
 import sqlite3
@@ -352,6 +353,11 @@ class PostgreSQL:
         import asyncpg
         from sqlalchemy.ext.asyncio import create_async_engine
 
+        if url.username is None and "PGUSER" not in os.environ:
+            try:
+                getpass.getuser()  # as asyncpg will
+            except (KeyError, OSError):
+                raise ValueError("user: missing, and this process's own has no name") from None
         self.errors: tuple[type[Exception], ...] = (
             sa.exc.SQLAlchemyError,
             asyncpg.PostgresError,
