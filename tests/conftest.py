@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 import httpx2
 import pytest
@@ -201,10 +201,19 @@ def check_types(project: Path, stubs: Path | str = "") -> None:
 
 
 def need(program: str) -> None:
-    """Skip a test without a program that no wheel ships; in the gate, which installs it, fail."""
+    """Go on only where a program is that no wheel ships."""
     if shutil.which(program) is None:
-        missing = f"no {program} on the PATH: apt-get install {program}"
-        (pytest.fail if os.environ.get("NO_SKIPS") else pytest.skip)(missing)
+        do_without(f"no {program} on the PATH: apt-get install {program}")
+
+
+def do_without(missing: str) -> NoReturn:
+    """Skip a test on a machine that can't run it: ``make test`` needs no root, who could mend that.
+
+    The gate sets ``CI``. There nobody reads what was skipped, so the test fails.
+    """
+    if os.environ.get("CI"):
+        pytest.fail(missing)
+    pytest.skip(missing)
 
 
 def read(folder: Path) -> dict[str, str]:

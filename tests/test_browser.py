@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +23,7 @@ from playwright.sync_api import (
 from pytest_cookies.plugin import Cookies
 
 from .browser import NoChromiumError, open_chromium
-from .conftest import KINDS, servers, serving
+from .conftest import KINDS, do_without, servers, serving
 
 HOSTILE_TEXTS = [
     "<script>document.title = 'owned'</script>",
@@ -57,8 +56,7 @@ def chromium() -> Iterator[Browser]:
         try:
             browser = stack.enter_context(open_chromium())
         except NoChromiumError as missing:
-            # Where nobody reads what was skipped, it would look like a success.
-            (pytest.fail if os.environ.get("CI") else pytest.skip)(str(missing))
+            do_without(str(missing))
         yield browser
 
 

@@ -18,7 +18,18 @@ import yaml
 from cookiecutter.exceptions import FailedHookException
 from cookiecutter.main import cookiecutter
 
-from .conftest import CHOICES, KINDS, PYTHON, SETTINGS, TEMPLATE, Bake, read, run, run_tests
+from .conftest import (
+    CHOICES,
+    KINDS,
+    PYTHON,
+    SETTINGS,
+    TEMPLATE,
+    Bake,
+    do_without,
+    read,
+    run,
+    run_tests,
+)
 
 STORES: list[str] = CHOICES["session_store"]
 MOVES = [
@@ -311,8 +322,7 @@ class TestFaults:
     def test_a_read_only_or_full_disk_is_told(self, bake: Bake, reason: str) -> None:
         namespace = ("unshare", "--map-root-user", "--mount")
         if not shutil.which(namespace[0]) or subprocess.run([*namespace, "true"]).returncode:
-            # The kernel's to allow: some containers don't, and nothing installed changes that.
-            pytest.skip("unshare can't make a mount namespace here: no disk can be filled")
+            do_without("unshare can't make a mount namespace here: no disk can be filled")
         assert self.refused(bake(), *namespace, "sh", "-c", MOUNTS[reason], "sh") == [
             f"Error: config/{name}.toml: {reason}; nothing was changed\n"
             for name in ("prod", "dev")

@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import gc
-import os
-import shutil
-import signal
 import socket
-import subprocess
-import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -20,7 +13,6 @@ import pytest
 from my_app.checks import check
 from my_app.config import ConfigError, ProjectConfig
 from my_app.sessions.stores import describe_store, open_store
-from my_app.sessions.stores.cache import CacheStore
 from my_app.sessions.stores.cache_uri import CONNECTIONS, TIMEOUT, parse_cache_uri
 
 from . import servers
@@ -217,73 +209,3 @@ async def test_a_check_names_the_server_that_does_not_answer(
         place = f"127.0.0.1:{silent.getsockname()[1]}"
         said = await findings(f"redis://{place}?{HASTE}", monkeypatch, tmp_path)
     assert f"cache: no answer in time from {place}." in said
-
-
-@dataclass(frozen=True)
-class TlsServer:
-    """One that speaks TLS alone, and the certificate that it shows."""
-
-    port: int
-    certificate: Path
-    process: subprocess.Popen[bytes]
-
-
-@pytest.fixture(scope="module")
-def tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsServer]:
-    server, openssl = shutil.which("redis-server"), shutil.which("openssl")
-    if server is None or openssl is None:
-        missing = "no server on the PATH speaks TLS: apt-get install redis-server openssl"
-        # No wheel ships one. The gate installs it, so there it would be a mistake.
-        (pytest.fail if os.environ.get("NO_SKIPS") else pytest.skip)(missing)
-    folder = tmp_path_factory.mktemp("tls")
-    key, certificate = folder / "key.pem", folder / "certificate.pem"
-    command = (openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost")
-    files = ("-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", certificate)
-    subprocess.run((*command, *files), check=True, capture_output=True)
-    port = servers.free_port()
-    place = (server, "--port", 0, "--tls-port", port, "--dir", folder, "--save", "")
-    shown = ("--tls-cert-file", certificate, "--tls-key-file", key, "--tls-auth-clients", "no")
-    with servers.running([*place, *shown], port, signal.SIGTERM) as process:
-        yield TlsServer(port, certificate, process)
-
-
-@pytest.mark.parametrize(
-    ("uri", "message"),
-    [
-        ("rediss://localhost:{0}?ssl_ca_certs={1}", ""),
-        ("valkeys://localhost:{0}?ssl_ca_certs={1}", ""),
-        ("rediss://127.0.0.1:{0}?ssl_cert_reqs=none", ""),
-        ("rediss://127.0.0.1:{0}?ssl_ca_certs={1}&ssl_check_hostname=false", ""),
-        ("rediss://127.0.0.1:{0}?ssl_ca_certs={1}", "is not valid for '127.0.0.1'"),
-        ("rediss://localhost:{0}", "ssl_ca_certs names a file of certificates to trust"),
-        ("redis://localhost:{0}", "does the server want TLS? Then its scheme is rediss"),
-        ("redis+cluster://localhost:{0}", "does the server want TLS? Then its scheme is rediss"),
-        ("redis+sentinel://localhost:{0}/app", "does the server want TLS? Then its scheme is redi"),
-        ("rediss+cluster://localhost:{0}?ssl_ca_certs={1}", "not in cluster mode"),
-        ("rediss+sentinel://localhost:{0}/app?ssl_ca_certs={1}", "is no sentinel"),
-    ],
-)
-async def test_a_check_says_what_is_wrong_with_tls(
-    tls: TlsServer, uri: str, message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    said = await findings(uri.format(tls.port, tls.certificate), monkeypatch, tmp_path)
-    assert message in said
-    assert bool(said) is bool(message)
-
-
-def test_a_server_that_hangs_keeps_no_tls_connection_open(tls: TlsServer) -> None:
-    async def visit() -> None:
-        uri = f"rediss://localhost:{tls.port}?ssl_ca_certs={tls.certificate}"
-        store = CacheStore(uri, prefix="p")
-        await store.ping()
-        tls.process.send_signal(signal.SIGSTOP)
-        await store.aclose()
-
-    try:
-        with warnings.catch_warnings(record=True) as warned:
-            warnings.simplefilter("always")
-            asyncio.run(visit())
-            gc.collect()  # which warns of sockets that are open
-    finally:
-        tls.process.send_signal(signal.SIGCONT)
-    assert not warned

