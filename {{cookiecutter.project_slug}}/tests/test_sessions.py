@@ -146,6 +146,17 @@ class TestKeeping:
             await visitor.does(lambda session: session["cart"]["items"].append(2))
             assert await visitor.sees() == {"cart": {"items": [1, 2]}}
 
+    async def test_what_is_merged_in_place_is_kept(self, site: Site) -> None:
+        def merge(session: Session) -> None:
+            merged = session
+            merged |= {"b": 2}
+            assert merged is session
+
+        async with site.visitor() as visitor:
+            await visitor.does(puts(a=1))
+            await visitor.does(merge)
+            assert await visitor.sees() == {"a": 1, "b": 2}
+
     @pytest.mark.parametrize(("status", "kept"), [(302, True), (404, True), (500, False)])
     async def test_only_a_server_error_keeps_nothing(
         self, site: Site, status: int, kept: bool
