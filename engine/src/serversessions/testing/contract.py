@@ -1,0 +1,329 @@
+"""What every session store must do. The author of a custom store runs this against it.
+
+    class TestMyStore(StoreContract):
+        @pytest.fixture
+        async def store(self, clock):
+            store = MyStore(clock=clock)
+            yield store
+            await store.aclose()
+
+``store`` begins empty and asks ``clock`` for the time; ``clock`` comes from ``conftest.py``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+
+import pytest
+from msgspec.structs import replace
+
+from serversessions import Record, SessionStore, hash_owner
+
+from .conftest import Clock
+
+HOUR = 3600
+ADA, BOB = hash_owner("ada"), hash_owner("bob")
+
+
+def new_key() -> str:
+    return secrets.token_hex(32)
+
+
+async def scan_all(store: SessionStore, limit: int = 1000) -> list[tuple[str, Record]]:
+    """What all pages hold; any of them may be empty."""
+    found, cursor = await store.scan(limit=limit)
+    while cursor:
+        page, cursor = await store.scan(cursor, limit=limit)
+        found += page
+    return found
+
+
+class StoreContract:
+    """One test for each promise of ``SessionStore``."""
+
+    @pytest.fixture
+    def record(self, clock: Clock) -> Record:
+        """A record that lives for an hour."""
+        return Record(b'{"a":1}', created=clock(), expires=clock() + HOUR)
+
+    async def test_what_was_created_is_loaded_unchanged(
+        self, store: SessionStore, clock: Clock
+    ) -> None:
+        record = Record(bytes(range(256)) * 256, clock() - 5, clock() + HOUR, 7, ADA)
+        key = new_key()
+        assert await store.create(key, record)
+        assert await store.load(key) == record
+
+    async def test_a_record_may_be_empty(self, store: SessionStore, record: Record) -> None:
+        key = new_key()
+        await store.create(key, replace(record, data=b""))
+        assert await store.load(key) == replace(record, data=b"")
+
+    async def test_an_unknown_key_has_nothing(self, store: SessionStore, record: Record) -> None:
+        key = new_key()
+        assert await store.load(key) is None
+        assert not await store.update(key, replace(record, version=2))
+        assert not await store.touch(key, record.expires)
+        assert not await store.delete(key)
+        assert await store.load(key) is None
+
+    async def test_create_never_overwrites(self, store: SessionStore, record: Record) -> None:
+        key = new_key()
+        await store.create(key, record)
+        assert not await store.create(key, replace(record, data=b"other"))
+        assert await store.load(key) == record
+
+    async def test_of_concurrent_creations_one_wins(
+        self, store: SessionStore, record: Record
+    ) -> None:
+        key = new_key()
+        rivals = [replace(record, data=b"%d" % number) for number in range(20)]
+        won = await asyncio.gather(*(store.create(key, rival) for rival in rivals))
+        assert won.count(True) == 1
+        assert await store.load(key) == rivals[won.index(True)]
+
+    async def test_update_replaces_the_version_before(
+        self, store: SessionStore, record: Record
+    ) -> None:
+        key = new_key()
+        await store.create(key, record)
+        newer = Record(b"new", record.created, record.expires + 60, 2, ADA)
+        assert await store.update(key, newer)
+        assert await store.load(key) == newer
+
+    @pytest.mark.parametrize("version", [1, 3])
+    async def test_update_refuses_any_other_version(
+        self, store: SessionStore, record: Record, version: int
+    ) -> None:
+        key = new_key()
+        await store.create(key, record)
+        assert not await store.update(key, replace(record, data=b"late", version=version))
+        assert await store.load(key) == record
+
+    async def test_of_concurrent_updates_one_wins(
+        self, store: SessionStore, record: Record
+    ) -> None:
+        key = new_key()
+        await store.create(key, record)
+        rivals = [replace(record, data=b"%d" % number, version=2) for number in range(20)]
+        won = await asyncio.gather(*(store.update(key, rival) for rival in rivals))
+        assert won.count(True) == 1
+        assert await store.load(key) == rivals[won.index(True)]
+
+    async def test_a_moved_record_lives_under_its_new_key_alone(
+        self, store: SessionStore, record: Record
+    ) -> None:
+        old, new = new_key(), new_key()
+        await store.create(old, record)
+        moved = replace(record, data=b"moved", version=2)
+        assert await store.update(old, moved, move_to=new)
+        assert await store.load(old) is None
+        assert await store.load(new) == moved
+
+    async def test_of_concurrent_moves_one_wins(self, store: SessionStore, record: Record) -> None:
+        old, keys = new_key(), [new_key() for _ in range(20)]
+        await store.create(old, record)
+        moved = replace(record, version=2)
+        won = await asyncio.gather(*(store.update(old, moved, move_to=key) for key in keys))
+        alive = [await store.load(key) is not None for key in keys]
+        assert won.count(True) == 1
+        assert alive == won
+        assert await store.load(old) is None
+
+    async def test_a_move_never_overwrites(self, store: SessionStore, record: Record) -> None:
+        old, taken = new_key(), new_key()
+        other = replace(record, data=b"other")
+        await store.create(old, record)
+        await store.create(taken, other)
+        assert not await store.update(old, replace(record, version=2), move_to=taken)
+        assert await store.load(old) == record
+        assert await store.load(taken) == other
+
+    async def test_touch_moves_the_expiry_alone(
+        self, store: SessionStore, record: Record, clock: Clock
+    ) -> None:
+        key = new_key()
+        await store.create(key, record)
+        assert await store.touch(key, record.expires + HOUR)
+        assert await store.load(key) == replace(record, expires=record.expires + HOUR)
+        clock.advance(HOUR + 60)
+        assert await store.load(key) is not None
+
+    async def test_a_deleted_record_stays_dead(self, store: SessionStore, record: Record) -> None:
+        key = new_key()
+        await store.create(key, record)
+        assert await store.delete(key)
+        assert not await store.delete(key)
+        assert not await store.update(key, replace(record, version=2))
+        assert not await store.touch(key, record.expires + HOUR)
+        assert await store.load(key) is None
+
+    async def test_an_expired_record_does_not_exist(
+        self, store: SessionStore, record: Record, clock: Clock
+    ) -> None:
+        key = new_key()
+        await store.create(key, record)
+        clock.advance(HOUR)
+        assert await store.load(key) is None
+        assert not await store.update(key, replace(record, version=2, expires=clock() + HOUR))
+        assert not await store.touch(key, clock() + HOUR)
+        assert await store.delete(key) == 0
+        assert await store.load(key) is None
+
+    async def test_an_update_can_end_a_record(
+        self, store: SessionStore, record: Record, clock: Clock
+    ) -> None:
+        key = new_key()
+        await store.create(key, record)
+        assert await store.update(key, replace(record, version=2, expires=clock()))
+        assert await store.load(key) is None
+
+    async def test_a_sweep_removes_what_has_expired_in_batches(
+        self, store: SessionStore, record: Record, clock: Clock
+    ) -> None:
+        lasting, *expiring = [new_key() for _ in range(6)]
+        await store.create(lasting, replace(record, expires=clock() + 10 * HOUR))
+        for key in expiring:
+            await store.create(key, record)
+        clock.advance(2 * HOUR)
+        swept = [await store.delete_expired(2) for _ in range(4)]
+        assert max(swept) <= 2
+        assert sum(swept) in (0, 5)  # 0 where the server itself forgets
+        assert await store.load(lasting) is not None
+        for key in expiring:
+            clock.ahead = 0
+            assert sum(swept) == 0 or await store.load(key) is None
+
+    async def test_a_touched_record_survives_the_sweep(
+        self, store: SessionStore, record: Record, clock: Clock
+    ) -> None:
+        key = new_key()
+        await store.create(key, record)
+        await store.touch(key, clock() + 10 * HOUR)
+        clock.advance(2 * HOUR)
+        assert await store.delete_expired() == 0
+        assert await store.load(key) is not None
+
+    async def test_all_sessions_of_an_owner_end_at_once(
+        self, store: SessionStore, record: Record
+    ) -> None:
+        theirs, others = [new_key() for _ in range(3)], [new_key() for _ in range(3)]
+        for key in theirs:
+            await store.create(key, replace(record, owner=ADA))
+        for key, owner in zip(others, (BOB, BOB, None), strict=True):
+            await store.create(key, replace(record, owner=owner))
+        assert await store.delete_owned(ADA) == 3
+        assert await store.delete_owned(ADA) == 0
+        assert [await store.load(key) for key in theirs] == [None] * 3
+        assert None not in [await store.load(key) for key in others]
+
+    async def test_all_but_one_session_of_an_owner_end_at_once(
+        self, store: SessionStore, record: Record
+    ) -> None:
+        this, *others = [new_key() for _ in range(4)]
+        for key in (this, *others):
+            await store.create(key, replace(record, owner=ADA))
+        assert await store.delete_owned(ADA, except_key=this) == 3
+        assert await store.list_owned(ADA) == [(this, replace(record, owner=ADA))]
+
+    async def test_the_sessions_of_an_owner_are_listed_by_key(
+        self, store: SessionStore, record: Record, clock: Clock
+    ) -> None:
+        theirs = sorted(new_key() for _ in range(5))
+        for number, key in enumerate(theirs):
+            await store.create(key, replace(record, data=b"%d" % number, owner=ADA))
+        for owner in (BOB, None):
+            await store.create(new_key(), replace(record, owner=owner))
+        await store.create(new_key(), replace(record, expires=clock() - 1, owner=ADA))
+        found = await store.list_owned(ADA)
+        assert [(key, each.data) for key, each in found] == [
+            (key, b"%d" % number) for number, key in enumerate(theirs)
+        ]
+        assert await store.list_owned(ADA, limit=2) == found[:2]
+        assert await store.list_owned(ADA, limit=2, after=theirs[1]) == found[2:4]
+        assert await store.list_owned(ADA, after=theirs[4]) == []
+        assert await store.list_owned(hash_owner("nobody")) == []
+
+    async def test_records_are_deleted_together_or_only_an_owners(
+        self, store: SessionStore, record: Record
+    ) -> None:
+        first, second, bobs, left = (new_key() for _ in range(4))
+        for key, owner in ((first, ADA), (second, ADA), (bobs, BOB), (left, None)):
+            await store.create(key, replace(record, owner=owner))
+        assert await store.delete(first, bobs, left, new_key(), owner=ADA) == 1
+        assert await store.load(bobs) is not None
+        assert await store.load(left) is not None
+        assert await store.list_owned(ADA) == [(second, replace(record, owner=ADA))]
+        assert await store.delete(first, second, bobs, left) == 3
+        assert await store.delete() == 0
+
+    async def test_a_scan_sees_every_record(self, store: SessionStore, record: Record) -> None:
+        records = {new_key(): replace(record, data=b"%d" % number) for number in range(25)}
+        for key, each in records.items():
+            await store.create(key, each)
+        assert dict(await scan_all(store, limit=10)) == records
+        await store.delete(*records)
+        assert await scan_all(store) == []
+
+    async def test_a_change_of_owner_counts(self, store: SessionStore, record: Record) -> None:
+        signed_in, signed_out, moved, new = (new_key() for _ in range(4))
+        await store.create(signed_in, record)
+        await store.update(signed_in, replace(record, version=2, owner=ADA))
+        await store.create(signed_out, replace(record, owner=ADA))
+        await store.update(signed_out, replace(record, version=2, owner=None))
+        await store.create(moved, replace(record, owner=ADA))
+        await store.update(moved, replace(record, version=2, owner=ADA), move_to=new)
+        assert await store.delete_owned(ADA) == 2
+        assert await store.load(signed_in) is None
+        assert await store.load(new) is None
+        assert await store.load(signed_out) is not None
+
+    async def test_a_touched_session_still_belongs_to_its_owner(
+        self, store: SessionStore, clock: Clock
+    ) -> None:
+        for lives in (0.05, 0.5, 5):  # on a machine that is too slow, longer
+            key = new_key()
+            await store.create(key, Record(b"{}", clock(), clock() + lives, owner=ADA))
+            if await store.touch(key, clock() + HOUR):
+                break
+        await asyncio.sleep(1.2 * lives)  # really: a cache server has a clock of its own
+        assert await store.delete_owned(ADA) == 1
+        assert await store.load(key) is None
+
+    async def test_sign_ins_and_revocations_at_once_disturb_no_one(
+        self, store: SessionStore, record: Record
+    ) -> None:
+        owned = replace(record, owner=ADA)
+        for _ in range(10):
+            keys = [new_key() for _ in range(4)]
+            revocations = asyncio.gather(*(store.delete_owned(ADA) for _ in range(3)))
+            assert all(await asyncio.gather(*(store.create(key, owned) for key in keys)))
+            await revocations
+        await store.delete_owned(ADA)
+        assert await store.delete_owned(ADA) == 0
+        assert [await store.load(key) for key in keys] == [None] * 4
+
+    async def test_no_session_escapes_its_end_by_moving_meanwhile(
+        self, store: SessionStore, record: Record
+    ) -> None:
+        owned = replace(record, owner=ADA)
+        for _ in range(10):
+            keys = [new_key() for _ in range(5)]
+            for key in keys:
+                await store.create(key, owned)
+            moved = replace(owned, version=2)
+            moves = (store.update(key, moved, move_to=new_key()) for key in keys)
+            await asyncio.gather(store.delete_owned(ADA), *moves)
+            assert await store.list_owned(ADA) == []
+
+    async def test_sweeps_at_once_disturb_no_one(
+        self, store: SessionStore, record: Record, clock: Clock
+    ) -> None:
+        await store.create(new_key(), record)
+        clock.advance(2 * HOUR)
+        swept = await asyncio.gather(*(store.delete_expired() for _ in range(3)))
+        assert sum(swept) in (0, 1)
+
+    async def test_ping_returns_when_the_store_is_ready(self, store: SessionStore) -> None:
+        await store.ping()

@@ -1,0 +1,489 @@
+"""Random visits, attacks, races and expiry, compared with a plain model of what sessions mean."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from copy import deepcopy
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from typing import Any, TypeVar
+
+import pytest
+from anyio import from_thread, to_thread
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
+
+from serversessions import Record, Session, SessionStore, hash_owner
+
+from .conftest import Clock
+from .test_sessions import Site, Visitor
+
+T = TypeVar("T")
+
+IDLE, ABSOLUTE = 60 * 60.0, 100 * 60.0
+INVENTED = [letter * 43 for letter in "AZ_-"]
+OWNERS = ["ada/../ü", ""]
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+KEYS = st.sampled_from("aabbcc") | TEXT
+ALIKE = st.sampled_from([0, 0.0, -0.0, False, [], {}])  # equal for Python, or falsy, not the same
+VALUES = ALIKE | st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.integers(-(10**40), 10**40)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | TEXT,
+    lambda values: st.lists(values, max_size=3) | st.dictionaries(TEXT, values, max_size=3),
+    max_leaves=4,
+)
+
+
+class FrozenClock(Clock):
+    """A clock that moves only when a test moves it, in whole seconds: expiry is exact."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._start = float(int(time.time()) + 1)
+
+    def __call__(self) -> float:
+        return self._start + self.ahead
+
+
+# The model ----------------------------------------------------------------------------------------
+
+
+class Draft(dict[str, Any]):
+    """What a handler sees and intends: ``Session`` without cookies, stores and times."""
+
+    owner: str | None = None
+    rotated = False
+    flushed = False
+
+    def rotate_id(self) -> None:
+        self.rotated = True
+
+    def flush(self) -> None:
+        super().clear()
+        self.owner, self.flushed = None, True
+
+    def clear(self) -> None:
+        self.flush()
+
+
+@dataclass(frozen=True)
+class Live:
+    """A session that must be in the store, with its data as canonical JSON."""
+
+    data: str
+    owner: str | None
+    created: float
+    expires: float
+
+    def draft(self) -> Draft:
+        draft = Draft(json.loads(self.data))
+        draft.owner = self.owner
+        return draft
+
+
+Sessions = dict[str, Live]  # by id
+Intent = Callable[[Any], None]  # done alike to a Session and to a Draft
+
+
+@dataclass(frozen=True)
+class Visit:
+    """One request: the id and the session it found, what it meant, and the id it was given."""
+
+    brought: str | None
+    found: Live | None
+    draft: Draft
+    given: str | None
+
+    def commit(self, sessions: Sessions, now: float) -> tuple[Sessions, str | None]:
+        """The sessions after this request, and the id that its browser has then."""
+        sessions = {key: live for key, live in sessions.items() if live.expires > now}
+        if self.found is None or self.draft.flushed:
+            if self.found is not None and self.brought is not None:
+                sessions.pop(self.brought, None)
+            if is_empty(self.draft):
+                return sessions, self.brought if self.found is None else None
+            new = Live(canonical(self.draft), self.draft.owner, now, now + IDLE)
+            return sessions | {str(self.given): new}, self.given
+        assert self.brought is not None
+        if self.brought not in sessions:  # ended or rotated meanwhile: it stays dead
+            return sessions, self.brought
+        latest = sessions.pop(self.brought)
+        merged = merge(self.found.draft(), self.draft, latest.draft())
+        new_id = str(self.given) if self.draft.rotated else self.brought
+        kept = Live(canonical(merged), merged.owner, latest.created, renewed(latest, now))
+        return sessions | {new_id: kept}, new_id
+
+
+def merge(base: Draft, mine: Draft, theirs: Draft) -> Draft:
+    """My top-level changes of what I found, on top of what another has saved since."""
+    for key in base.keys() - mine.keys():
+        theirs.pop(key, None)
+    for key, value in mine.items():
+        if key not in base or canonical(base[key]) != canonical(value):
+            theirs[key] = value
+    if mine.owner != base.owner:
+        theirs.owner = mine.owner
+    return theirs
+
+
+def renewed(live: Live, now: float) -> float:
+    """A visit renews the idle time, within the absolute limit, unless by less than 1/20."""
+    limit = min(now + IDLE, live.created + ABSOLUTE)
+    return limit if limit - live.expires >= (limit - now) / 20 else live.expires
+
+
+def is_empty(draft: Draft) -> bool:
+    return not draft and draft.owner is None
+
+
+def canonical(value: Any) -> str:
+    """Equal for equal values alone: it tells 1 from 1.0 and True, and 0.0 from -0.0."""
+    return json.dumps(value, sort_keys=True)
+
+
+def as_live(record: Record) -> Live:
+    """What a store holds. It knows an owner by hash, and the data then stands in a list."""
+    owner = next((owner for owner in OWNERS if hash_owner(owner) == record.owner), None)
+    content = json.loads(record.data)
+    data = content if owner is None else content[0]
+    return Live(canonical(data), owner, record.created, record.expires)
+
+
+def by_key(sessions: Mapping[str, T]) -> dict[str, T]:
+    """The same, by what a store sees of an id."""
+    return {hashlib.sha256(key.encode()).hexdigest(): live for key, live in sessions.items()}
+
+
+# What a request may do ----------------------------------------------------------------------------
+
+
+def put(key: str, value: Any) -> Intent:
+    return lambda session: session.__setitem__(key, deepcopy(value))
+
+
+def add(key: str, value: Any) -> Intent:
+    """A nested change of whatever the key holds."""
+
+    def change(session: Any) -> None:
+        held = session.get(key)
+        if isinstance(held, list):
+            held.append(deepcopy(value))
+        elif isinstance(held, dict):
+            held["added"] = deepcopy(value)
+        else:
+            session[key] = [deepcopy(value)]
+
+    return change
+
+
+def delete(key: str) -> Intent:
+    return lambda session: session.pop(key, None)
+
+
+def empty(session: Any) -> None:
+    for key in list(session):
+        del session[key]
+    session.owner = None
+
+
+def own(owner: str | None) -> Intent:
+    return lambda session: setattr(session, "owner", owner)
+
+
+def rotate(session: Any) -> None:
+    session.rotate_id()
+
+
+def flush(session: Any) -> None:
+    session.flush()
+
+
+def clear(session: Any) -> None:
+    session.clear()
+
+
+CHANGES = st.one_of(
+    st.builds(put, KEYS, VALUES),
+    st.builds(add, KEYS, VALUES),
+    st.builds(delete, KEYS),
+    st.builds(own, st.sampled_from([*OWNERS, None])),
+    st.sampled_from([rotate, empty]),
+)
+ENDS = st.sampled_from([flush, clear])
+# Nothing, a change or two, or also an end, which something may follow.
+INTENTS = st.lists(CHANGES, max_size=2) | st.lists(CHANGES | ENDS, max_size=3)
+BROWSERS = st.integers(0, 2)
+WHICH = st.integers(0, 19)  # of as many as there are: what is drawn must not depend on a race
+MINUTES = st.sampled_from([1, 2, 3, 20, 40, 57, 58, 59, 60])
+
+
+# The machine --------------------------------------------------------------------------------------
+
+
+class Spied:
+    """A store that notes which keys are written: all that may hold a live record."""
+
+    def __init__(self, store: SessionStore) -> None:
+        self._store = store
+        self.keys: set[str] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def create(self, key: str, record: Record) -> bool:
+        self.keys.add(key)
+        return await self._store.create(key, record)
+
+    async def update(self, key: str, record: Record, *, move_to: str | None = None) -> bool:
+        self.keys |= {key, move_to or key}
+        return await self._store.update(key, record, move_to=move_to)
+
+    async def touch(self, key: str, expires: float) -> bool:
+        self.keys.add(key)
+        return await self._store.touch(key, expires)
+
+
+class Sessionland(RuleBasedStateMachine):
+    """Three browsers, an attacker, and the passing of time, on one store."""
+
+    def __init__(self, store: SessionStore, clock: Clock) -> None:
+        super().__init__()
+        self.clock = clock
+        self.store: Any = Spied(store)
+        limits = {"expiry": timedelta(seconds=IDLE), "max_lifetime": timedelta(seconds=ABSOLUTE)}
+        site = Site(self.store, clock, **limits)
+        self._open = AsyncExitStack()
+        self.browsers = [
+            from_thread.run(self._open.enter_async_context, site.visitor()) for _ in range(3)
+        ]
+        self.sessions: Sessions = {}
+        self.given: list[str] = []  # every id that a browser was ever given
+
+    def teardown(self) -> None:
+        async def clean() -> None:
+            for key in self.store.keys:
+                await self.store.delete(key)
+            await self._open.aclose()
+
+        from_thread.run(clean)
+
+    # Visits
+
+    @initialize()
+    def begin(self) -> None:
+        from_thread.run(self._visit, self.browsers[0], [put("a", []), put("b", {}), put("c", 0)])
+
+    @rule(browser=BROWSERS, intents=INTENTS)
+    def visit(self, browser: int, intents: Sequence[Intent]) -> None:
+        from_thread.run(self._visit, self.browsers[browser], intents)
+
+    @rule(browser=BROWSERS)
+    def a_browser_forgets_its_cookies(self, browser: int) -> None:
+        self.browsers[browser].client.cookies.clear()
+
+    @rule(browser=BROWSERS, invented=st.sampled_from(INVENTED), intents=INTENTS)
+    def an_attacker_invents_an_id(
+        self, browser: int, invented: str, intents: Sequence[Intent]
+    ) -> None:
+        self.browsers[browser].brings(invented)
+        from_thread.run(self._visit, self.browsers[browser], intents)
+
+    @rule(browser=BROWSERS, which=WHICH, intents=INTENTS)
+    def an_attacker_brings_an_id_that_was_given(
+        self, browser: int, which: int, intents: Sequence[Intent]
+    ) -> None:
+        """A live one is stolen, or shared by two tabs; a dead one must stay dead."""
+        self.browsers[browser].brings(self.given[which % len(self.given)])
+        from_thread.run(self._visit, self.browsers[browser], intents)
+
+    # What happens to the store
+
+    @rule(minutes=MINUTES)
+    def time_passes(self, minutes: int) -> None:
+        self._advance(minutes)
+
+    @rule(limit=st.sampled_from([1, 2, 1000]))
+    def the_sweeper_runs(self, limit: int) -> None:
+        assert from_thread.run(self.store.delete_expired, limit) <= limit
+
+    @rule(owner=st.sampled_from(OWNERS))
+    def an_owner_is_logged_out_everywhere(self, owner: str) -> None:
+        from_thread.run(self._log_out, owner)
+
+    # Races on one session
+
+    @rule(which=WHICH, slow=INTENTS, fast=INTENTS)
+    def a_slow_request_meets_another(
+        self, which: int, slow: Sequence[Intent], fast: Sequence[Intent]
+    ) -> None:
+        """What the other did stands. The slow one's changes follow, or are lost if it is ended."""
+        first, second = self._two_browsers_on(which)
+
+        async def meanwhile() -> None:
+            await self._visit(second, fast)
+
+        from_thread.run(self._visit, first, slow, meanwhile)
+
+    @rule(which=WHICH, slow=INTENTS, minutes=MINUTES, swept=st.booleans())
+    def a_slow_request_meets_expiry(
+        self, which: int, slow: Sequence[Intent], minutes: int, swept: bool
+    ) -> None:
+        async def meanwhile() -> None:
+            self._advance(minutes)
+            if swept:
+                await self.store.delete_expired()
+
+        from_thread.run(self._visit, self._two_browsers_on(which)[0], slow, meanwhile)
+
+    @rule(which=WHICH, slow=INTENTS, owner=st.sampled_from(OWNERS))
+    def a_slow_request_meets_a_logout_everywhere(
+        self, which: int, slow: Sequence[Intent], owner: str
+    ) -> None:
+        async def meanwhile() -> None:
+            await self._log_out(owner)
+
+        from_thread.run(self._visit, self._two_browsers_on(which)[0], slow, meanwhile)
+
+    @rule(which=WHICH, left=INTENTS, right=INTENTS)
+    def two_requests_save_at_once(
+        self, which: int, left: Sequence[Intent], right: Sequence[Intent]
+    ) -> None:
+        """The outcome is that of one after the other, in either order."""
+        browsers = self._two_browsers_on(which)
+
+        async def race() -> tuple[Visit, Visit]:
+            both = asyncio.Barrier(2)
+            return await asyncio.gather(
+                self._send(browsers[0], left, both.wait), self._send(browsers[1], right, both.wait)
+            )
+
+        one, other = from_thread.run(race)
+        now, actual = self.clock(), from_thread.run(self._stored)
+        between, one_first = one.commit(self.sessions, now)
+        one_then_other, other_second = other.commit(between, now)
+        between, other_first = other.commit(self.sessions, now)
+        other_then_one, one_second = one.commit(between, now)
+        allowed = [
+            (one_then_other, [one_first, other_second]),
+            (other_then_one, [one_second, other_first]),
+        ]
+        happened = actual, [browser.id for browser in browsers]
+        outcomes = [sessions for sessions, ids in allowed if (by_key(sessions), ids) == happened]
+        assert outcomes, f"{happened} is none of {allowed}"
+        self.sessions = outcomes[0]
+
+    # What always holds
+
+    @invariant()
+    def the_store_holds_the_live_sessions_and_no_other(self) -> None:
+        assert from_thread.run(self._stored) == by_key(self.sessions)
+
+    @invariant()
+    def no_invented_id_is_ever_given(self) -> None:
+        assert not set(INVENTED) & {*self.given, *self.sessions}
+
+    # How it is done
+
+    def _two_browsers_on(self, which: int) -> list[Visitor]:
+        if not self.sessions:
+            self.begin()
+        session_id = list(self.sessions)[which % len(self.sessions)]
+        for browser in self.browsers[:2]:
+            browser.brings(session_id)
+        return self.browsers[:2]
+
+    async def _visit(
+        self,
+        browser: Visitor,
+        intents: Sequence[Intent],
+        meanwhile: Callable[[], Awaitable[Any]] | None = None,
+    ) -> None:
+        visit = await self._send(browser, intents, meanwhile)
+        self.sessions, cookie = visit.commit(self.sessions, self.clock())
+        assert browser.id == cookie
+
+    async def _send(
+        self,
+        browser: Visitor,
+        intents: Sequence[Intent],
+        meanwhile: Callable[[], Awaitable[Any]] | None = None,
+    ) -> Visit:
+        """A request that finds what the model says, does what it intends, and saves at the end."""
+        brought = browser.id
+        found = None if brought is None else self.sessions.get(brought)
+        draft = Draft() if found is None else found.draft()
+
+        async def act(session: Session) -> None:
+            assert (canonical(session), session.owner) == (canonical(draft), draft.owner)
+            assert session.is_new is (found is None)
+            for intent in intents:
+                intent(session)
+                intent(draft)
+            if meanwhile is not None:
+                await meanwhile()
+
+        assert (await browser.does(act)).status_code == 200
+        given = browser.id if browser.id != brought else None
+        if given is not None:
+            assert given not in self.given
+            self.given.append(given)
+        return Visit(brought, found, draft, given)
+
+    def _advance(self, minutes: int) -> None:
+        self.clock.advance(minutes * 60)
+        now = self.clock()
+        self.sessions = {key: live for key, live in self.sessions.items() if live.expires > now}
+
+    async def _log_out(self, owner: str) -> None:
+        owned = {key for key, live in self.sessions.items() if live.owner == owner}
+        listed = await self.store.list_owned(hash_owner(owner))
+        assert [key for key, _ in listed] == sorted(by_key({key: key for key in owned}))
+        assert await self.store.delete_owned(hash_owner(owner)) == len(owned)
+        self.sessions = {key: live for key, live in self.sessions.items() if key not in owned}
+
+    async def _stored(self) -> Sessions:
+        """What the store holds, by key."""
+        found = {key: await self.store.load(key) for key in self.store.keys}
+        stored = {key: record for key, record in found.items() if record is not None}
+        self.store.keys = set(stored)
+        return {key: as_live(record) for key, record in stored.items()}
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return FrozenClock()
+
+
+async def test_sessions_do_what_the_model_says(store: SessionStore, clock: Clock) -> None:
+    bounds = settings(
+        max_examples=50,
+        stateful_step_count=25,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=[HealthCheck.too_slow],  # by a busy machine
+    )
+
+    class OnThisStore(Sessionland):
+        def __init__(self) -> None:
+            super().__init__(store, clock)
+
+    await to_thread.run_sync(partial(run_state_machine_as_test, OnThisStore, settings=bounds))

@@ -1,0 +1,84 @@
+"""A cache behind TLS, by Debian's redis-server: no wheel ships one that speaks it."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+import subprocess
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from serversessions.stores.cache import CacheStore
+
+from . import servers
+from .test_cache_uris import findings
+
+
+@dataclass(frozen=True)
+class TlsServer:
+    """One that speaks TLS alone, and the certificate that it shows."""
+
+    port: int
+    certificate: Path
+    process: subprocess.Popen[bytes]
+
+
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsServer]:
+    folder = tmp_path_factory.mktemp("tls")
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    command = ("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost")
+    files = ("-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", certificate)
+    subprocess.run((*command, *files), check=True, capture_output=True)
+    port = servers.free_port()
+    place = ("redis-server", "--port", 0, "--tls-port", port, "--dir", folder, "--save", "")
+    shown = ("--tls-cert-file", certificate, "--tls-key-file", key, "--tls-auth-clients", "no")
+    with servers.running([*place, *shown], port, signal.SIGTERM) as process:
+        yield TlsServer(port, certificate, process)
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("rediss://localhost:{0}?ssl_ca_certs={1}", ""),
+        ("valkeys://localhost:{0}?ssl_ca_certs={1}", ""),
+        ("rediss://127.0.0.1:{0}?ssl_cert_reqs=none", ""),
+        ("rediss://127.0.0.1:{0}?ssl_ca_certs={1}&ssl_check_hostname=false", ""),
+        ("rediss://127.0.0.1:{0}?ssl_ca_certs={1}", "is not valid for '127.0.0.1'"),
+        ("rediss://localhost:{0}", "ssl_ca_certs names a file of certificates to trust"),
+        ("redis://localhost:{0}", "does the server want TLS? Then its scheme is rediss"),
+        ("redis+cluster://localhost:{0}", "does the server want TLS? Then its scheme is rediss"),
+        ("redis+sentinel://localhost:{0}/app", "does the server want TLS? Then its scheme is redi"),
+        ("rediss+cluster://localhost:{0}?ssl_ca_certs={1}", "not in cluster mode"),
+        ("rediss+sentinel://localhost:{0}/app?ssl_ca_certs={1}", "is no sentinel"),
+    ],
+)
+async def test_a_check_says_what_is_wrong_with_tls(
+    tls: TlsServer, uri: str, message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    said = await findings(uri.format(tls.port, tls.certificate), monkeypatch, tmp_path)
+    assert message in said
+    assert bool(said) is bool(message)
+
+
+def test_a_server_that_hangs_keeps_no_tls_connection_open(tls: TlsServer) -> None:
+    async def visit() -> None:
+        uri = f"rediss://localhost:{tls.port}?ssl_ca_certs={tls.certificate}"
+        store = CacheStore(uri, prefix="p")
+        await store.ping()
+        tls.process.send_signal(signal.SIGSTOP)
+        await store.aclose()
+
+    try:
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            asyncio.run(visit())
+            gc.collect()  # which warns of sockets that are open
+    finally:
+        tls.process.send_signal(signal.SIGCONT)
+    assert not warned
