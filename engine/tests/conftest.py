@@ -96,10 +96,10 @@ async def store(place: tuple[str, str], clock: Clock) -> AsyncIterator[SessionSt
 
 
 async def _empty_cache(uri: str, clock: Clock) -> AsyncIterator[SessionStore]:
-    from serversessions.stores.cache import CacheStore
+    from serversessions.stores.redis import RedisStore
 
     prefix = f"test-{secrets.token_hex(8)}"
-    store = CacheStore(uri, prefix=prefix, clock=clock)
+    store = RedisStore(uri, prefix=prefix, clock=clock)
     yield store
     for node in await store._server.primaries():
         for key in await node.send("KEYS", f"{prefix}:*"):

@@ -18,9 +18,9 @@ from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 
 from serversessions import Record, Session, StoreUnavailable
-from serversessions.stores.batches import BATCH
-from serversessions.stores.cache import CacheStore
-from serversessions.stores.cache_uri import CONNECTIONS
+from serversessions.stores.redis.batches import BATCH
+from serversessions.stores.redis import RedisStore
+from serversessions.stores.redis.uri import CONNECTIONS
 
 from . import test_server_faults as faults
 from .conftest import Clock
@@ -39,8 +39,8 @@ async def admin(valkey_server: Valkey) -> AsyncIterator[Any]:
 
 
 @pytest.fixture
-async def store(valkey_server: Valkey) -> AsyncIterator[CacheStore]:
-    store = CacheStore(f"{valkey_server.url}?socket_timeout=0.5", prefix="p")
+async def store(valkey_server: Valkey) -> AsyncIterator[RedisStore]:
+    store = RedisStore(f"{valkey_server.url}?socket_timeout=0.5", prefix="p")
     yield store
     await store.aclose()
 
@@ -71,7 +71,7 @@ async def reads(admin: Any) -> int:
 
 class TestRoundTrips:
     async def test_a_sign_in_that_rotates_takes_a_load_and_one_script(
-        self, store: CacheStore, admin: Any
+        self, store: RedisStore, admin: Any
     ) -> None:
         def sign_in(session: Session) -> None:
             session.rotate_id()
@@ -95,7 +95,7 @@ class TestRoundTrips:
             assert await visitor.sees() == {"a": 1, "user": "ada"}
 
     async def test_loads_of_one_turn_of_the_event_loop_are_read_at_once(
-        self, store: CacheStore, admin: Any, record: Record
+        self, store: RedisStore, admin: Any, record: Record
     ) -> None:
         keys = [new_key() for _ in range(64)]
         await asyncio.gather(*(store.create(key, record) for key in keys))
@@ -104,7 +104,7 @@ class TestRoundTrips:
         assert await reads(admin) - before <= 4  # 64 commands may not fit into one read
 
     async def test_one_does_not_wait_for_others_where_the_last_was_alone(
-        self, store: CacheStore, valkey_server: Valkey, record: Record
+        self, store: RedisStore, valkey_server: Valkey, record: Record
     ) -> None:
         key = new_key()
         await store.create(key, record)
@@ -119,7 +119,7 @@ class TestRoundTrips:
         assert await load == record
 
     async def test_the_others_follow_one_that_did_not_wait_over_its_connection(
-        self, store: CacheStore, admin: Any, record: Record
+        self, store: RedisStore, admin: Any, record: Record
     ) -> None:
         keys = [new_key() for _ in range(8)]
         for key in keys:
@@ -130,13 +130,13 @@ class TestRoundTrips:
         assert await reads(admin) - before <= 1 + 20 + 1  # one ahead, once, and the admin's own
         assert len(await admin.client_list()) - 1 == 1
 
-    async def test_more_than_a_batch_is_served(self, store: CacheStore, record: Record) -> None:
+    async def test_more_than_a_batch_is_served(self, store: RedisStore, record: Record) -> None:
         keys = [new_key() for _ in range(5 * BATCH + 1)]
         assert all(await asyncio.gather(*(store.create(key, record) for key in keys)))
         assert [await store.load(key) for key in keys[::100]] == [record] * len(keys[::100])
 
     async def test_a_crowd_needs_few_connections(
-        self, store: CacheStore, admin: Any, record: Record
+        self, store: RedisStore, admin: Any, record: Record
     ) -> None:
         for _ in range(20):
             crowd = [asyncio.create_task(store.load(new_key())) for _ in range(100)]
@@ -145,7 +145,7 @@ class TestRoundTrips:
         assert len(await admin.client_list()) - 1 <= CONNECTIONS
 
 
-async def test_of_two_that_write_one_session_in_step_both_get_on(store: CacheStore) -> None:
+async def test_of_two_that_write_one_session_in_step_both_get_on(store: RedisStore) -> None:
     """Without a pause, one always comes second in the batch, and is refused a second time."""
     saved, end = {"one": 0, "other": 0}, time.monotonic() + 1
 
@@ -164,7 +164,7 @@ async def test_of_two_that_write_one_session_in_step_both_get_on(store: CacheSto
 
 class TestFaults:
     async def test_one_bad_key_is_nothing_to_the_others(
-        self, store: CacheStore, admin: Any, record: Record
+        self, store: RedisStore, admin: Any, record: Record
     ) -> None:
         good, wrong, corrupt = new_key(), new_key(), new_key()
         await store.create(good, record)
@@ -189,7 +189,7 @@ class TestFaults:
         ]
         assert answers[4] is True
 
-    async def test_who_leaves_takes_nobody_along(self, store: CacheStore, record: Record) -> None:
+    async def test_who_leaves_takes_nobody_along(self, store: RedisStore, record: Record) -> None:
         keys = [new_key() for _ in range(30)]
         await asyncio.gather(*(store.create(key, record) for key in keys))
         for turns in range(6):
@@ -202,7 +202,7 @@ class TestFaults:
 
     async def test_all_who_wait_hear_of_a_server_that_is_gone(
         self,
-        store: CacheStore,
+        store: RedisStore,
         record: Record,
         valkey_server: Valkey,
     ) -> None:
@@ -225,7 +225,7 @@ class TestFaults:
             for server in (old, new):
                 stack.callback(server.stop)
                 await server.start()
-            store = CacheStore(f"unix://{link}", prefix="p")
+            store = RedisStore(f"unix://{link}", prefix="p")
             stack.push_async_callback(store.aclose)
 
             link.symlink_to(old.socket)
@@ -242,7 +242,7 @@ class TestFaults:
             assert await new.tell("DBSIZE") == 1
 
     async def test_a_server_that_forgets_its_scripts_amid_a_batch_does_all_of_it(
-        self, store: CacheStore, admin: Any, record: Record
+        self, store: RedisStore, admin: Any, record: Record
     ) -> None:
         for _ in range(5):
             keys = [new_key() for _ in range(50)]
@@ -255,7 +255,7 @@ class TestFaults:
             assert await asyncio.gather(*updates) == [True] * 50
 
     async def test_closing_finishes_what_is_under_way_and_leaves_no_task(
-        self, store: CacheStore, admin: Any, record: Record
+        self, store: RedisStore, admin: Any, record: Record
     ) -> None:
         before = asyncio.all_tasks()
         await store.create(new_key(), record)
@@ -271,7 +271,7 @@ class TestFaults:
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_each_event_loop_has_connections_of_its_own(valkey: str) -> None:
     """As with Starlette's TestClient, where a request may have a loop to itself."""
-    store = CacheStore(valkey, prefix=f"test-{secrets.token_hex(8)}")
+    store = RedisStore(valkey, prefix=f"test-{secrets.token_hex(8)}")
     key, now = new_key(), time.time()
     record = Record(b"{}", now, now + 60)
     assert asyncio.run(store.create(key, record))

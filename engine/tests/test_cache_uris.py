@@ -13,7 +13,7 @@ import pytest
 from serversessions.checks import check
 from serversessions.config import ConfigError, ProjectConfig
 from serversessions.stores import describe_store, open_store
-from serversessions.stores.cache_uri import CONNECTIONS, TIMEOUT, parse_cache_uri
+from serversessions.stores.redis.uri import CONNECTIONS, TIMEOUT, parse_cache_uri
 
 from . import servers
 from .test_sentinel import Node

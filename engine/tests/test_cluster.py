@@ -17,8 +17,8 @@ from msgspec.structs import replace
 from redis.crc import key_slot
 
 from serversessions import Record, Session, StoreUnavailable
-from serversessions.stores.cache import CacheStore
-from serversessions.stores.cache_uri import CONNECTIONS
+from serversessions.stores.redis import RedisStore
+from serversessions.stores.redis.uri import CONNECTIONS
 
 from . import servers
 from .conftest import Clock
@@ -134,16 +134,16 @@ def lasting(groups: Iterator[Group]) -> Iterator[Group]:
 
 
 @pytest.fixture
-async def store(lasting: Group) -> AsyncIterator[CacheStore]:
-    store = CacheStore(f"redis+cluster://127.0.0.1:{lasting.nodes[4].port}", prefix=f"p{new_key()}")
+async def store(lasting: Group) -> AsyncIterator[RedisStore]:
+    store = RedisStore(f"redis+cluster://127.0.0.1:{lasting.nodes[4].port}", prefix=f"p{new_key()}")
     yield store
     await store.aclose()
 
 
 @pytest.fixture
-async def mortal(group: Group) -> AsyncIterator[CacheStore]:
+async def mortal(group: Group) -> AsyncIterator[RedisStore]:
     """A store on servers that may fail."""
-    store = CacheStore(group.uri, prefix="p")
+    store = RedisStore(group.uri, prefix="p")
     yield store
     await store.aclose()
 
@@ -155,7 +155,7 @@ def record() -> Record:
 
 class TestFailover:
     async def test_writes_go_on_and_only_those_of_the_last_moment_are_lost(
-        self, group: Group, mortal: CacheStore, record: Record
+        self, group: Group, mortal: RedisStore, record: Record
     ) -> None:
         await mortal.ping()
         group.nodes[4].kill()  # the one that the URI names
@@ -170,7 +170,7 @@ class TestFailover:
         assert [moment for moment in lost if moment > killed + TIMEOUT] == []
 
     async def test_a_paused_primary_costs_its_own_sessions_a_timeout_and_others_nothing(
-        self, group: Group, mortal: CacheStore, record: Record
+        self, group: Group, mortal: RedisStore, record: Record
     ) -> None:
         paused = group.server_of(SLOT)
         keys = [ANYONE, *(new_key() for _ in range(50))]
@@ -191,12 +191,12 @@ class TestFailover:
             async with asyncio.timeout(PATIENCE):
                 assert await mortal.delete(ANYONE) == 1
         await until(lambda: (paused.tell("INFO", "replication") or {}).get("role") == "slave")
-        stranger = CacheStore(f"redis+cluster://127.0.0.1:{paused.port}", prefix="p")
+        stranger = RedisStore(f"redis+cluster://127.0.0.1:{paused.port}", prefix="p")
         assert await stranger.load(ANYONE) is None
         await stranger.aclose()
 
     async def test_while_a_slot_has_no_server_503_comes_within_the_timeout(
-        self, group: Group, mortal: CacheStore
+        self, group: Group, mortal: RedisStore
     ) -> None:
         async with Site(mortal, Clock()).visitor() as visitor:
             await visitor.does(puts(a=1))
@@ -210,7 +210,7 @@ class TestFailover:
                 assert_unavailable(await visitor.does(puts(a=2)))
 
     async def test_who_has_signed_out_stays_so(
-        self, group: Group, mortal: CacheStore, record: Record
+        self, group: Group, mortal: RedisStore, record: Record
     ) -> None:
         site = Site(mortal, Clock())
         async with site.visitor() as visitor, site.visitor() as thief:
@@ -237,7 +237,7 @@ class TestFailover:
 
 class TestMovingSlots:
     async def test_nobody_notices_a_slot_that_moves(self, group: Group) -> None:
-        store = CacheStore(group.uri, prefix="{one slot}")
+        store = RedisStore(group.uri, prefix="{one slot}")
         slot = key_slot(b"one slot")
         source = group.server_of(slot)
         target = next(node for node in group.nodes[:3] if node is not source)
@@ -261,7 +261,7 @@ class TestMovingSlots:
         await store.aclose()
 
     async def test_a_scan_says_that_slots_have_moved(
-        self, group: Group, mortal: CacheStore, record: Record
+        self, group: Group, mortal: RedisStore, record: Record
     ) -> None:
         await asyncio.gather(*(mortal.create(new_key(), record) for _ in range(300)))
         _, cursor = await mortal.scan(limit=10)
@@ -283,7 +283,7 @@ class TestSteps:
     @pytest.mark.parametrize("owner", [None, ADA])
     async def test_a_move_that_is_cut_short_leaves_one_id_that_somebody_knows(
         self,
-        store: CacheStore,
+        store: RedisStore,
         record: Record,
         monkeypatch: pytest.MonkeyPatch,
         owner: str | None,
@@ -307,7 +307,7 @@ class TestSteps:
                 assert await store.load(old) == record or await store.load(new) == moved
 
     async def test_steps_that_are_done_twice_count_once(
-        self, store: CacheStore, record: Record, monkeypatch: pytest.MonkeyPatch
+        self, store: RedisStore, record: Record, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         old, new, rival = new_key(), new_key(), new_key()
         moved = replace(record, version=2, owner=ADA)
@@ -326,7 +326,7 @@ class TestSteps:
 
     @pytest.mark.parametrize("is_done", [False, True])
     async def test_no_session_of_an_owner_is_ever_missed(
-        self, store: CacheStore, record: Record, monkeypatch: pytest.MonkeyPatch, is_done: bool
+        self, store: RedisStore, record: Record, monkeypatch: pytest.MonkeyPatch, is_done: bool
     ) -> None:
         owned = replace(record, owner=ADA)
         for step in range(4):
@@ -371,7 +371,7 @@ def cut_at(step: int, do: Any, *, is_done: bool) -> Any:
 
 class TestCost:
     async def test_loads_at_once_take_one_round_trip_to_each_node(
-        self, lasting: Group, store: CacheStore, record: Record
+        self, lasting: Group, store: RedisStore, record: Record
     ) -> None:
         keys = [new_key() for _ in range(64)]
         await asyncio.gather(*(store.create(key, record) for key in keys))
@@ -381,7 +381,7 @@ class TestCost:
         assert reads(lasting) - before - (before - asking) <= 3 * 2 + 3
 
     async def test_a_save_of_nobodys_session_is_one_command(
-        self, lasting: Group, store: CacheStore, record: Record
+        self, lasting: Group, store: RedisStore, record: Record
     ) -> None:
         key = new_key()
         await store.create(key, record)
@@ -392,7 +392,7 @@ class TestCost:
         assert reads(lasting) - before - (before - asking) <= 2 + 3
 
     async def test_a_crowd_needs_few_connections(
-        self, lasting: Group, store: CacheStore, record: Record
+        self, lasting: Group, store: RedisStore, record: Record
     ) -> None:
         for _ in range(5):
             await asyncio.gather(*(store.create(new_key(), record) for _ in range(200)))
@@ -407,14 +407,14 @@ def reads(group: Group) -> int:
     return sum(int(each["total_reads_processed"]) for each in stats)
 
 
-async def test_a_scan_goes_through_all_nodes(store: CacheStore, record: Record) -> None:
+async def test_a_scan_goes_through_all_nodes(store: RedisStore, record: Record) -> None:
     keys = {new_key() for _ in range(300)}
     await asyncio.gather(*(store.create(key, record) for key in keys))
     assert {key for key, _ in await scan_all(store, limit=20)} == keys
 
 
 async def test_a_cluster_that_may_lose_writes_is_named_so(
-    lasting: Group, store: CacheStore
+    lasting: Group, store: RedisStore
 ) -> None:
     for node, is_named in zip(lasting.nodes[:3], (True, True, False), strict=True):
         node.tell("CONFIG", "SET", "min-replicas-to-write", 1)
@@ -426,7 +426,7 @@ async def test_a_cluster_that_may_lose_writes_is_named_so(
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_each_event_loop_has_connections_of_its_own(lasting: Group, record: Record) -> None:
-    store = CacheStore(lasting.uri, prefix=f"p{new_key()}")
+    store = RedisStore(lasting.uri, prefix=f"p{new_key()}")
     key = new_key()
     assert asyncio.run(store.create(key, record))
     assert asyncio.run(store.load(key)) == record

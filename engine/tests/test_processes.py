@@ -90,9 +90,9 @@ def open_shared(shared: Shared) -> SessionStore:
     if kind == "file":
         return FileStore(where)
     if kind == "cache":
-        from serversessions.stores.cache import CacheStore
+        from serversessions.stores.redis import RedisStore
 
-        return CacheStore(where, prefix=prefix)
+        return RedisStore(where, prefix=prefix)
     from serversessions.stores.database import DatabaseStore
 
     return DatabaseStore(where)

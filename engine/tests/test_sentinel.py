@@ -18,7 +18,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from serversessions import Record, Session, StoreUnavailable
-from serversessions.stores.cache import CacheStore
+from serversessions.stores.redis import RedisStore
 
 from . import servers
 from .conftest import Clock
@@ -157,8 +157,8 @@ async def group(tmp_path: Path) -> AsyncIterator[Group]:
 
 
 @pytest.fixture
-async def store(group: Group) -> AsyncIterator[CacheStore]:
-    store = CacheStore(group.uri, prefix="p")
+async def store(group: Group) -> AsyncIterator[RedisStore]:
+    store = RedisStore(group.uri, prefix="p")
     yield store
     await store.aclose()
 
@@ -185,7 +185,7 @@ async def write_until(over: asyncio.Event, visitor: Visitor, name: str) -> dict[
 
 
 @asynccontextmanager
-async def writers(store: CacheStore) -> AsyncIterator[list[float]]:
+async def writers(store: RedisStore) -> AsyncIterator[list[float]]:
     """Visitors that write on while the block runs; at its end, when each key was kept that is gone.
 
     Two of them share each session.
@@ -215,7 +215,7 @@ async def writers(store: CacheStore) -> AsyncIterator[list[float]]:
             lost += [moment for key, moment in kept.items() if key not in found]
 
 
-async def recovered(store: CacheStore, record: Record) -> None:
+async def recovered(store: RedisStore, record: Record) -> None:
     """Wait until sessions can be saved."""
     async with asyncio.timeout(20):
         while True:
@@ -227,7 +227,7 @@ async def recovered(store: CacheStore, record: Record) -> None:
 
 class TestFailover:
     async def test_writes_go_on_and_only_those_of_the_last_moment_are_lost(
-        self, group: Group, store: CacheStore, record: Record
+        self, group: Group, store: RedisStore, record: Record
     ) -> None:
         async with writers(store) as lost:
             await asyncio.sleep(1)
@@ -239,7 +239,7 @@ class TestFailover:
         assert [moment for moment in lost if moment > killed + TIMEOUT] == []
 
     async def test_503_comes_within_the_timeout_while_there_is_no_primary(
-        self, group: Group, store: CacheStore
+        self, group: Group, store: RedisStore
     ) -> None:
         async with Site(store, Clock()).visitor() as visitor:
             await visitor.does(puts(a=1))
@@ -252,14 +252,14 @@ class TestFailover:
             assert await visitor.sees() == {"a": 1}
 
     async def test_a_primary_that_was_paused_takes_no_more_changes(
-        self, group: Group, store: CacheStore, record: Record
+        self, group: Group, store: RedisStore, record: Record
     ) -> None:
         key, other = new_key(), new_key()
         await store.create(key, record)
         await store.create(other, record)
         await asyncio.sleep(0.2)
         paused = group.primary
-        stale = CacheStore(group.uri, prefix="p")  # a worker that is idle meanwhile
+        stale = RedisStore(group.uri, prefix="p")  # a worker that is idle meanwhile
         assert await stale.load(key) == record
         with paused.paused():
             await group.fails_over()
@@ -272,7 +272,7 @@ class TestFailover:
         await stale.aclose()
 
     async def test_who_has_signed_out_stays_so(
-        self, group: Group, store: CacheStore, record: Record
+        self, group: Group, store: RedisStore, record: Record
     ) -> None:
         site = Site(store, Clock())
         async with site.visitor() as visitor, site.visitor() as thief:
@@ -296,18 +296,18 @@ class TestFailover:
 
 class TestSentinels:
     async def test_any_of_them_will_do(
-        self, group: Group, store: CacheStore, record: Record
+        self, group: Group, store: RedisStore, record: Record
     ) -> None:
         group.sentinels[0].kill()
         with group.sentinels[1].paused():
             for _ in range(5):
-                another = CacheStore(group.uri, prefix="p")
+                another = RedisStore(group.uri, prefix="p")
                 async with asyncio.timeout(2 * TIMEOUT):
                     assert await another.create(new_key(), record)
                 await another.aclose()
 
     async def test_they_are_asked_when_a_connection_begins_and_never_again(
-        self, group: Group, store: CacheStore, record: Record
+        self, group: Group, store: RedisStore, record: Record
     ) -> None:
         await store.create(new_key(), record)
         for sentinel in group.sentinels:
@@ -315,7 +315,7 @@ class TestSentinels:
         assert await asyncio.gather(*(store.create(new_key(), record) for _ in range(20)))
 
     async def test_a_group_that_may_lose_writes_is_named_so(
-        self, group: Group, store: CacheStore
+        self, group: Group, store: RedisStore
     ) -> None:
         assert any("min-replicas-to-write" in risk for risk in await store.find_risks())
         group.primary.tell("CONFIG", "SET", "min-replicas-to-write", 1)

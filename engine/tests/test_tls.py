@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from serversessions.stores.cache import CacheStore
+from serversessions.stores.redis import RedisStore
 
 from . import servers
 from .test_cache_uris import findings
@@ -69,7 +69,7 @@ async def test_a_check_says_what_is_wrong_with_tls(
 def test_a_server_that_hangs_keeps_no_tls_connection_open(tls: TlsServer) -> None:
     async def visit() -> None:
         uri = f"rediss://localhost:{tls.port}?ssl_ca_certs={tls.certificate}"
-        store = CacheStore(uri, prefix="p")
+        store = RedisStore(uri, prefix="p")
         await store.ping()
         tls.process.send_signal(signal.SIGSTOP)
         await store.aclose()

@@ -14,7 +14,6 @@ from ..config import (
     redact,
 )
 from ..store import SessionStore
-from .cache_uri import SCHEMES
 
 
 class MissingPackage(ConfigError):
@@ -97,10 +96,14 @@ def _open_cache(uri: str) -> SessionStore:
 
 
 def _open_redis(uri: str) -> SessionStore:
-    from .cache import CacheStore
+    from .redis import RedisStore
 
-    return CacheStore(uri, prefix=PACKAGE)
+    return RedisStore(uri, prefix=PACKAGE)
 
 
-for _scheme in SCHEMES:
+_SCHEMES = (
+    *("redis", "rediss", "valkey", "valkeys", "unix"),
+    *("redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"),
+)
+for _scheme in _SCHEMES:
     register_cache_backend(_scheme, _open_redis)

@@ -23,9 +23,9 @@ from typing import Any
 
 from redis.exceptions import NoScriptError, RedisError
 
-from ..store import CorruptRecord, Record, StoreUnavailable, pack_expires
+from ...store import CorruptRecord, Record, StoreUnavailable, pack_expires
 from .batches import Argument, Batches
-from .cache_uri import parse_cache_uri
+from .uri import parse_cache_uri
 from .clients import NODE_OF_CLUSTER, connect, explain
 
 logger = logging.getLogger(__name__)
@@ -134,7 +134,7 @@ return was_live and 1 or 0
 )
 
 
-class CacheStore:
+class RedisStore:
     """Sessions behind the URI of a cache: of a server, of sentinels, or of a Cluster.
 
     All keys begin with ``prefix``, or with the one that the URI gives.
@@ -143,7 +143,9 @@ class CacheStore:
         ValueError: the URI is wrong; the message tells where, and what is allowed.
     """
 
-    def __init__(self, uri: str, *, prefix: str, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, uri: str, *, prefix: str = "app", clock: Callable[[], float] = time.time
+    ) -> None:
         self._uri = parse_cache_uri(uri)
         self._server = connect(self._uri)
         self._is_cluster = self._uri.kind == "cluster"

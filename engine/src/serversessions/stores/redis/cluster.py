@@ -15,7 +15,7 @@ from redis.crc import key_slot
 from redis.exceptions import AskError, ClusterDownError, MovedError, ResponseError
 
 from .batches import Argument, Batches
-from .cache_uri import Address
+from .uri import Address
 
 SLOTS = 16384
 TRIES = 5  # of one command, while its slot moves

@@ -20,7 +20,7 @@ from redis.exceptions import (
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from .batches import Batches
-from .cache_uri import Address, CacheURI
+from .uri import Address, CacheURI
 from .cluster import Cluster
 
 CLOSED = ("reset by peer", "closed by server", "Connection lost", "Broken pipe")
