@@ -5,7 +5,7 @@ environment is written and how one moves to another store. All that is wrong is 
 one ``ConfigError`` that a person can act on.
 """
 
-from .messages import ConfigError, redact
+from ..problems import ConfigError, redact
 from .model import (
     CacheConfig,
     CacheStoreConfig,

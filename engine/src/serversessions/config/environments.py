@@ -16,7 +16,7 @@ from typing import Any
 from jinja2 import Environment, select_autoescape
 
 from .editing import set_table
-from .messages import ConfigError, redact, show
+from ..problems import ConfigError, redact, show
 from .model import ProjectConfig
 from .sources import OVERRIDE_PREFIX, Key, Sources, environment_file, parse_toml, read_environment
 

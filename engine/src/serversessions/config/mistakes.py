@@ -10,7 +10,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from .messages import ConfigError
+from ..problems import ConfigError
 from .sources import Sources
 
 Table = type[BaseModel]

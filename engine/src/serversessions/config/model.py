@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from .messages import redact, show
+from ..problems import redact, show
 from .mistakes import explain
 from .sources import Sources, current_environment
 from .values import CookieDomain, CookieName, CookiePath, Duration, Expiry, PathPrefixes, Text, Url

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .messages import ConfigError, show
+from ..problems import ConfigError, show
 
 PACKAGE = __name__.partition(".")[0]
 ENVIRONMENT_VARIABLE = f"{PACKAGE.upper()}_ENV"
