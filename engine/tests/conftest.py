@@ -1,158 +1,122 @@
-"""Fixtures: a clock that can be moved, and each store that a test is to run on."""
+"""Each kind of store that the tests run on, empty."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
-import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import Any
 
 import pytest
 
-from serversessions.config import DatabaseStoreConfig, ProjectConfig
-from serversessions.migrations import migrate
 from serversessions import SessionStore
-from serversessions.stores.file import FileStore
-from serversessions.stores.memory import MemoryStore
+from serversessions.testing import Clock, servers
 
-from . import servers
+pytest_plugins = ["serversessions.testing.fixtures"]
 
-CONFIGS = sorted(Path("config").glob("*.toml"))
-
-
-def kind_of(config: ProjectConfig) -> str:
-    """The kind of store that a configuration needs: its type, or which database or cache."""
-    if config.store_url is None:
-        return config.middlewares.session.store.type
-    scheme = config.store_url[1].partition(":")[0]
-    if isinstance(config.middlewares.session.store, DatabaseStoreConfig):
-        return "sqlite" if scheme.startswith("sqlite") else "postgresql"
-    return scheme.partition("+")[2] or "cache"
+KINDS = ["memory", "file", "sqlite", "postgresql", "cache"]
 
 
-def kinds() -> list[str]:
-    """The memory store, and every store that a ``config/*.toml`` names."""
-    configs = [ProjectConfig.from_toml(file.read_text(), source=str(file)) for file in CONFIGS]
-    return sorted({"memory", *map(kind_of, configs)})
-
-
-class Clock:
-    """The time, as far ahead as a test wants it to be."""
-
-    def __init__(self) -> None:
-        self.ahead = 0.0
-
-    def __call__(self) -> float:
-        return time.time() + self.ahead
-
-    def advance(self, seconds: float) -> None:
-        self.ahead += seconds
-
-
-@pytest.fixture(scope="session")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture(params=kinds())
+@pytest.fixture(params=KINDS)
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
-    """A kind of store, and where one may be opened: the test runs once for each kind."""
+    """A kind of store, and the URL of an empty one: the test runs once for each kind.
+
+    A test on some of them, or on a ``sentinel`` or a ``cluster``, names them:
+    ``@pytest.mark.parametrize("place", ["file", "cluster"], indirect=True)``.
+    """
     kind: str = request.param
     match kind:
         case "file":
-            return kind, str(tmp_path / "sessions")
+            return kind, f"file:{tmp_path}/sessions"
         case "sqlite":
             return kind, f"sqlite:///{tmp_path}/app.db"
+        case "postgresql":
+            url: str = request.getfixturevalue("postgresql")
+            asyncio.run(empty_postgresql(url))
+            return kind, url
         case "cache":
-            return kind, request.getfixturevalue("valkey")
-        case "sentinel" | "cluster" | "postgresql":
+            uri: str = request.getfixturevalue("valkey")
+            empty_valkey(uri)
+            return kind, uri
+        case "sentinel" | "cluster":
             return kind, request.getfixturevalue(kind)
-    return kind, ""
+    return kind, f"{kind}:"
 
 
 @pytest.fixture
 async def store(place: tuple[str, str], clock: Clock) -> AsyncIterator[SessionStore]:
     """An empty store of each kind."""
-    match place:
-        case "memory", _:
-            yield MemoryStore(clock=clock)
-        case "file", path:
-            files = FileStore(path, clock=clock)
-            yield files
-            await files.aclose()
-        case "cache" | "sentinel" | "cluster", uri:
-            async for cache in _empty_cache(uri, clock):
-                yield cache
-        case _, url:
-            async for database in _empty_database(url, clock):
-                yield database
-
-
-async def _empty_cache(uri: str, clock: Clock) -> AsyncIterator[SessionStore]:
-    from serversessions.stores.redis import RedisStore
-
-    prefix = f"test-{secrets.token_hex(8)}"
-    store = RedisStore(uri, prefix=prefix, clock=clock)
+    kind, url = place
+    store = await new_store(kind, url, clock)
     yield store
-    for node in await store._server.primaries():
-        for key in await node.send("KEYS", f"{prefix}:*"):
-            await node.send("DEL", key)
+    if servers.VALKEY_VARIABLE in os.environ and kind in ("cache", "sentinel", "cluster"):
+        await empty(store)
     await store.aclose()
 
 
-async def _empty_database(url: str, clock: Clock) -> AsyncIterator[SessionStore]:
-    from serversessions.stores.database import DatabaseStore
+async def new_store(kind: str, url: str, clock: Callable[[], float]) -> SessionStore:
+    """A store of one kind, ready to be used."""
+    match kind:
+        case "memory":
+            from serversessions.stores.memory import MemoryStore
 
-    await migrate(url)
-    store = DatabaseStore(url, clock=clock)
-    yield store
-    await store.aclose()
-    await _execute(url, "DELETE FROM sessions")
+            return MemoryStore(clock=clock)
+        case "file":
+            from serversessions.stores.file import FileStore
 
+            return FileStore(url.removeprefix("file:"), clock=clock)
+        case "cache" | "sentinel" | "cluster":
+            from serversessions.stores.redis import RedisStore
 
-async def _execute(url: str, statement: str) -> None:
-    import sqlalchemy as sa
+            return RedisStore(url, prefix=f"test-{secrets.token_hex(8)}", clock=clock)
+    try:
+        database = open_database(kind, url, clock)
+    except ModuleNotFoundError:  # until both are there
+        from serversessions.stores.database import DatabaseStore, metadata, open_engine
 
-    from serversessions.stores.database import open_engine
-
-    engine = open_engine(url)
-    await engine.run(lambda connection: connection.execute(sa.text(statement)))
-    await engine.aclose()
-
-
-@pytest.fixture(scope="session")
-def valkey() -> Iterator[str]:
-    """The URI of a real Valkey server."""
-    with servers.valkey() as uri:
-        yield uri
-
-
-@pytest.fixture(scope="session")
-def sentinel() -> Iterator[str]:
-    """The URI of a real Valkey server that a sentinel names."""
-    with servers.sentinel() as uri:
-        yield uri
+        engine = open_engine(url)
+        await engine.run_alone(metadata.create_all)
+        await engine.aclose()
+        return DatabaseStore(url, clock=clock)
+    await database.create_table()
+    return database  # type: ignore[no-any-return]
 
 
-@pytest.fixture(scope="session")
-def cluster() -> Iterator[str]:
-    """The URI of a real Cluster of Valkey servers."""
-    with servers.cluster() as uri:
-        yield uri
+def open_database(kind: str, url: str, clock: Callable[[], float]) -> Any:
+    if kind == "sqlite":
+        from serversessions.stores.sqlite import SQLiteStore
+
+        return SQLiteStore(url, clock=clock)
+    from serversessions.stores.postgresql import PostgreSQLStore
+
+    return PostgreSQLStore(url, clock=clock)
 
 
-@pytest.fixture(scope="session")
-def postgresql() -> Iterator[str]:
-    """The URL of a new database on a real PostgreSQL server."""
-    name = f"test_{secrets.token_hex(8)}"
-    with servers.postgresql() as server:
-        asyncio.run(_execute(server, f"CREATE DATABASE {name}"))
-        yield urlsplit(server)._replace(path=f"/{name}").geturl()
-        asyncio.run(_execute(server, f"DROP DATABASE {name}"))
+async def empty(store: SessionStore) -> None:
+    """Remove what a test left on a server that is not the tests' own."""
+    cursor = ""
+    while True:
+        records, cursor = await store.scan(cursor)
+        await store.delete(*(key for key, _ in records))
+        if not cursor:
+            return
+
+
+async def empty_postgresql(url: str) -> None:
+    """Remove all tables of the tests' own database."""
+    import asyncpg
+
+    connection = await asyncpg.connect(url)
+    await connection.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    await connection.close()
+
+
+def empty_valkey(uri: str) -> None:
+    """Remove all keys, unless the server is not the tests' own."""
+    from redis import Redis
+
+    if servers.VALKEY_VARIABLE not in os.environ:
+        with Redis.from_url(uri) as client:
+            client.flushall()

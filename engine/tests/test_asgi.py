@@ -38,8 +38,7 @@ from serversessions import (
 )
 from serversessions.stores.file import FileStore
 from serversessions.stores.memory import MemoryStore
-
-from .conftest import Clock
+from serversessions.testing import Clock
 
 Handler = Callable[[Request], Awaitable[Response]]
 

@@ -18,13 +18,13 @@ from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 
 from serversessions import Record, Session, StoreUnavailable
-from serversessions.stores.redis.batches import BATCH
 from serversessions.stores.redis import RedisStore
+from serversessions.stores.redis.batches import BATCH
 from serversessions.stores.redis.uri import CONNECTIONS
+from serversessions.testing import Clock
+from serversessions.testing.contract import HOUR, new_key
 
 from . import test_server_faults as faults
-from .conftest import Clock
-from .contract import HOUR, new_key
 from .test_server_faults import Valkey
 from .test_sessions import Site, puts
 

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-
 from serversessions.checks import check
+
 from serversessions.config import ConfigError, ProjectConfig
 from serversessions.stores import describe_store, open_store
 from serversessions.stores.redis.uri import CONNECTIONS, TIMEOUT, parse_cache_uri
+from serversessions.testing import servers
 
-from . import servers
 from .test_sentinel import Node
 
 SECRET = "s3cret"

@@ -16,8 +16,7 @@ from click.testing import CliRunner
 
 from serversessions.cli import main
 from serversessions.config import ENVIRONMENT_VARIABLE, OVERRIDE_PREFIX
-
-from .servers import free_port, running
+from serversessions.testing.servers import free_port, running
 
 COMMAND = [sys.executable, "-m", "serversessions"]
 SOURCE = str(Path(__file__).parent.parent / "src")

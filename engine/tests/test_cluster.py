@@ -19,10 +19,9 @@ from redis.crc import key_slot
 from serversessions import Record, Session, StoreUnavailable
 from serversessions.stores.redis import RedisStore
 from serversessions.stores.redis.uri import CONNECTIONS
+from serversessions.testing import Clock, servers
+from serversessions.testing.contract import ADA, HOUR, new_key, scan_all
 
-from . import servers
-from .conftest import Clock
-from .contract import ADA, HOUR, new_key, scan_all
 from .test_sentinel import (
     PATIENCE,
     TIMEOUT,

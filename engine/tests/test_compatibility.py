@@ -29,8 +29,7 @@ from starlette_flash import flash
 from starlette_wtf import CSRFProtectMiddleware, csrf_protect, csrf_token
 
 from serversessions import Session, SessionMiddleware, SessionStore
-
-from .conftest import Clock
+from serversessions.testing import Clock
 
 Page = Callable[[Request], Awaitable[Response]]
 

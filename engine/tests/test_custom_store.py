@@ -16,20 +16,18 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from serversessions.app import create_app
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from serversessions.app import create_app
-from serversessions.config import ConfigError, ProjectConfig
 from serversessions import (
     Record,
     SessionStore,
     StoreUnavailable,
     stores,
 )
-
-from .conftest import Clock
-from .contract import StoreContract
+from serversessions.config import ConfigError, ProjectConfig
+from serversessions.testing import Clock, StoreContract
 
 
 class ExampleStore:

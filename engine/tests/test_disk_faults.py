@@ -28,14 +28,14 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from serversessions.migrations import migrate
 from serversessions import Record, Session, SessionStore, StoreUnavailable
+from serversessions.migrations import migrate
 from serversessions.stores import file as file_store
 from serversessions.stores.database import DatabaseStore
 from serversessions.stores.file import FileStore
+from serversessions.testing import Clock
+from serversessions.testing.contract import HOUR, new_key
 
-from .conftest import Clock
-from .contract import HOUR, new_key
 from .test_sessions import Site, Visitor, puts
 
 on_disk = pytest.mark.parametrize("place", ["file", "sqlite"], indirect=True)

@@ -27,8 +27,8 @@ from hypothesis.stateful import (
 )
 
 from serversessions import Record, Session, SessionStore, hash_owner
+from serversessions.testing import Clock
 
-from .conftest import Clock
 from .test_sessions import Site, Visitor
 
 T = TypeVar("T")

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from serversessions import Record, SessionStore
+from serversessions.testing.contract import new_key
 
 from . import test_server_faults as faults
-from .contract import new_key
 from .test_server_faults import Server, opened, until
 
 # pytest finds the fixtures by these names.

@@ -15,12 +15,13 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
-from serversessions.migrations import migrate
 from serversessions import Record, StoreUnavailable
+from serversessions.migrations import migrate
 from serversessions.stores.database import DatabaseStore
+from serversessions.testing import servers
+from serversessions.testing.contract import new_key
 
-from . import servers, test_postgresql
-from .contract import new_key
+from . import test_postgresql
 from .test_postgresql import are_waiting, lock, opened, transaction
 from .test_server_faults import PostgreSQL, until
 

@@ -19,13 +19,13 @@ import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner, Result
 
+from serversessions import Record, StoreUnavailable
 from serversessions.cli import main
 from serversessions.migrations import migrate
-from serversessions import Record, StoreUnavailable
 from serversessions.stores.database import DatabaseStore, open_engine
+from serversessions.testing.contract import HOUR, new_key
 
 from . import test_server_faults as faults
-from .contract import HOUR, new_key
 from .test_server_faults import (
     PASSWORD,
     PostgreSQL,

@@ -16,14 +16,14 @@ from typing import Any, ParamSpec, TypeVar
 import pytest
 from msgspec.structs import replace
 
+from serversessions import Record, Session, SessionStore
 from serversessions.config import ProjectConfig
 from serversessions.migrations import migrate
-from serversessions import Record, Session, SessionStore
 from serversessions.stores import open_store
 from serversessions.stores.file import FileStore
+from serversessions.testing import Clock
+from serversessions.testing.contract import ADA, HOUR, new_key
 
-from .conftest import Clock
-from .contract import ADA, HOUR, new_key
 from .test_sessions import Site, puts
 
 P = ParamSpec("P")

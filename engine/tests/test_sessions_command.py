@@ -23,10 +23,6 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from serversessions.cli import main
-from serversessions.cli.common import open_configured_store
-from serversessions.config import OVERRIDE_PREFIX, ProjectConfig
-from serversessions.migrations import migrate
 from serversessions import (
     Record,
     SessionStore,
@@ -35,7 +31,11 @@ from serversessions import (
     hash_owner,
     stores,
 )
+from serversessions.cli import main
+from serversessions.cli.common import open_configured_store
+from serversessions.config import OVERRIDE_PREFIX, ProjectConfig
 from serversessions.ids import hash_id, new_id
+from serversessions.migrations import migrate
 from serversessions.owners import OwnedData, seal_owner
 
 from .conftest import kinds

@@ -12,9 +12,8 @@ from msgspec.structs import replace
 from serversessions import CorruptRecord, Record
 from serversessions.stores.file import FileStore
 from serversessions.stores.memory import MemoryStore
-
-from .conftest import Clock
-from .contract import ADA, HOUR, StoreContract, new_key
+from serversessions.testing import Clock, StoreContract
+from serversessions.testing.contract import ADA, HOUR, new_key
 
 
 class TestEveryStore(StoreContract):

@@ -16,8 +16,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from serversessions import Record, StoreUnavailable
 from serversessions.stores.memory import MemoryStore
 from serversessions.telemetry import observe
+from serversessions.testing import Clock
 
-from .conftest import Clock
 from .test_sessions import Site, puts
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from serversessions.stores.redis import RedisStore
+from serversessions.testing import servers
 
-from . import servers
 from .test_cache_uris import findings
 
 

@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from serversessions import Record, Session, SessionDataError, SessionStore
+from serversessions.testing import Clock
 
-from .conftest import Clock
 from .test_sessions import HOUR, Site, Visitor, puts
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))  # all of Unicode but surrogates

@@ -1,5 +1,7 @@
 """What every session store must do. The author of a custom store runs this against it.
 
+    from serversessions.testing import StoreContract
+
     class TestMyStore(StoreContract):
         @pytest.fixture
         async def store(self, clock):
@@ -7,7 +9,8 @@
             yield store
             await store.aclose()
 
-``store`` begins empty and asks ``clock`` for the time; ``clock`` comes from ``conftest.py``.
+``store`` begins empty and asks ``clock`` for the time. The fixture ``clock``, a ``Clock``, comes
+from ``serversessions.testing.fixtures``.
 """
 
 from __future__ import annotations
@@ -18,9 +21,9 @@ import secrets
 import pytest
 from msgspec.structs import replace
 
-from serversessions import Record, SessionStore, hash_owner
-
-from .conftest import Clock
+from ..owners import hash_owner
+from ..store import Record, SessionStore
+from .clock import Clock
 
 HOUR = 3600
 ADA, BOB = hash_owner("ada"), hash_owner("bob")
@@ -39,6 +42,7 @@ async def scan_all(store: SessionStore, limit: int = 1000) -> list[tuple[str, Re
     return found
 
 
+@pytest.mark.anyio
 class StoreContract:
     """One test for each promise of ``SessionStore``."""
 
