@@ -12,6 +12,9 @@ from .store import (
     StoreNotReady,
     StoreUnavailable,
 )
+from .wiring import Sessions
+
+__version__ = "0.2.0"
 
 __all__ = [
     "CorruptRecord",
@@ -23,6 +26,7 @@ __all__ = [
     "SessionError",
     "SessionMiddleware",
     "SessionStore",
+    "Sessions",
     "StoreNotReady",
     "StoreUnavailable",
     "delete_owned",

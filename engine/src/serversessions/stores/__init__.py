@@ -1,109 +1,148 @@
-"""The registry: which store a configuration names. A store is imported only when it is chosen."""
+"""Opens the store that a URL or a configuration names. A store is imported only when chosen."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal, Protocol
 
-from ..config import (
-    PACKAGE,
-    CacheStoreConfig,
-    ConfigError,
-    DatabaseStoreConfig,
-    FileStoreConfig,
-    ProjectConfig,
-    redact,
-)
+from ..location import Location
+from ..problems import ConfigError, Problem, redact
 from ..store import SessionStore
+
+__all__ = ["MissingPackage", "describe", "kind_of", "open_store", "register_cache_backend"]
+
+Kind = Literal["memory", "file", "database", "cache"]
+
+_DATABASES = ("postgres", "postgresql", "sqlite")  # a driver may follow: postgresql+asyncpg
+_cache_backends: dict[str, Callable[[Location], SessionStore]] = {}
+
+
+class Located(Protocol):
+    """Whatever knows where its sessions live, such as a ``ProjectConfig``."""
+
+    @property
+    def location(self) -> Location: ...
 
 
 class MissingPackage(ConfigError):
-    """A store needs an extra of this project that is not installed: ``extra``."""
+    """A store needs a package that is not installed. ``extra`` is the extra that brings it."""
 
     def __init__(self, extra: str, package: str | None) -> None:
         self.extra = extra
         super().__init__(
             f"the {extra} store needs the package {package!r}, which is not installed: "
-            f"pip install -e '.[{extra}]' in the project's folder"
+            f"install it, or the extra {extra!r}"
         )
 
 
-_cache_backends: dict[str, Callable[[str], SessionStore]] = {}
+def open_store(where: str | Location | Located) -> SessionStore:
+    """The store at a URL, at a ``Location``, or where a configuration says. Nothing connects yet.
+
+    A URL is ``memory:``, ``file:PATH``, a database's as SQLAlchemy writes it
+    (``sqlite:///var/app.db``, ``postgresql://user@host/name``), or a cache's, with one of the
+    registered schemes (``redis://host:6379/0``).
+
+    Raises:
+        ConfigError: the URL is wrong. The message names its key, and hides passwords.
+        MissingPackage: a package that the store needs is not installed.
+    """
+    location = _locate(where)
+    kind = kind_of(location.url)
+    try:
+        _require_scheme(location, kind)
+        return _open(location, kind)
+    except ModuleNotFoundError as error:
+        if kind in ("memory", "file"):
+            raise
+        raise MissingPackage(str(kind), error.name) from None
+    except ValueError as error:
+        found = f'"{redact(location.url)}"'
+        text = f"found {found}; {redact(str(error))}"
+        raise ConfigError(Problem(key=location.key, found=found, text=text)) from None
 
 
 def register_cache_backend(scheme: str, factory: Callable[[str], SessionStore]) -> None:
     """Let ``factory`` open the store for every cache URI with this scheme, before the app starts.
 
-    ``factory`` takes the URI and connects later; it raises ``ValueError`` for a URI that it can't
+    ``factory`` takes the URI and connects later. It raises ``ValueError`` for a URI that it can't
     read.
     """
-    _cache_backends[scheme] = factory
+    _cache_backends[scheme] = lambda location: factory(location.url)
 
 
-def open_store(config: ProjectConfig) -> SessionStore:
-    """The store that ``[middlewares.session.store]`` names. Nothing connects yet.
-
-    Raises:
-        ConfigError: its URL is wrong.
-        MissingPackage: a package that it needs is not installed.
-    """
-    chosen = config.middlewares.session.store
-    try:
-        match chosen:
-            case FileStoreConfig():
-                from .file import FileStore
-
-                return FileStore(chosen.path, fsync=chosen.fsync)
-            case CacheStoreConfig():
-                return _open_cache(_url(config))
-            case DatabaseStoreConfig():
-                from .database import DatabaseStore
-
-                assert config.database is not None
-                pool_size, pool_timeout = config.database.pool_size, config.database.pool_timeout
-                return DatabaseStore(
-                    config.database.url, pool_size=pool_size, pool_timeout=pool_timeout
-                )
-            case _:
-                from .memory import MemoryStore
-
-                return MemoryStore()
-    except ModuleNotFoundError as error:
-        raise MissingPackage(chosen.type, error.name) from None
-    except ValueError as error:
-        assert config.store_url is not None
-        key, url = config.store_url
-        raise ConfigError(f'{key}: found "{redact(url)}"; {redact(str(error))}') from None
+def describe(where: str | Location | Located) -> str:
+    """The kind of a store and where it is, for people: without passwords."""
+    url = _locate(where).url
+    match kind_of(url):
+        case "memory":
+            return "memory"
+        case "file":
+            return f"file: {url.removeprefix('file:')}"
+        case kind:
+            return f"{kind or 'unknown'}: {redact(url)}"
 
 
-def describe_store(config: ProjectConfig) -> str:
-    """The store and its place, for people: without passwords."""
-    chosen = config.middlewares.session.store
-    if isinstance(chosen, FileStoreConfig):
-        return f"file: {chosen.path}"
-    return chosen.type if config.store_url is None else f"{chosen.type}: {redact(_url(config))}"
+def kind_of(url: str) -> Kind | None:
+    """Which kind of store a URL names, if any."""
+    scheme = url.partition(":")[0]
+    if scheme == "memory":
+        return "memory"
+    if scheme == "file":
+        return "file"
+    if scheme.partition("+")[0] in _DATABASES:
+        return "database"
+    return "cache" if scheme in _cache_backends else None
 
 
-def _url(config: ProjectConfig) -> str:
-    assert config.store_url is not None
-    return config.store_url[1]
+def _locate(where: str | Location | Located) -> Location:
+    if isinstance(where, str):
+        return Location(where)
+    return where if isinstance(where, Location) else where.location
 
 
-def _open_cache(uri: str) -> SessionStore:
-    scheme = uri.partition(":")[0]
-    if scheme not in _cache_backends:
-        raise ValueError(f"allowed schemes: {', '.join(sorted(_cache_backends))}")
-    return _cache_backends[scheme](uri)
+def _require_scheme(location: Location, kind: Kind | None) -> None:
+    """Refuse what can't be opened, or a cache where the key of the URL asks for a database."""
+    caches, databases = sorted(_cache_backends), ["postgresql", "sqlite"]
+    if not location.key:
+        allowed, is_allowed = ["memory", "file", *databases, *caches], kind is not None
+    elif location.key.startswith("database."):
+        allowed, is_allowed = databases, kind == "database"
+    else:
+        allowed, is_allowed = caches, kind == "cache"
+    if not is_allowed and kind not in ("memory", "file"):
+        raise ValueError(f"allowed schemes: {', '.join(allowed)}")
 
 
-def _open_redis(uri: str) -> SessionStore:
+def _open(location: Location, kind: Kind | None) -> SessionStore:
+    url, options = location.url, location.options
+    match kind:
+        case "memory":
+            from .memory import MemoryStore
+
+            return MemoryStore()
+        case "file":
+            from .file import FileStore
+
+            return FileStore(url.removeprefix("file:"), fsync=options.get("fsync", False))
+        case "database" if url.startswith("sqlite"):
+            from .sqlite import SQLiteStore
+
+            return SQLiteStore(url, table=f"{location.app}_sessions")
+        case "database":
+            from .postgresql import PostgreSQLStore
+
+            pool = {key: options[key] for key in ("pool_size", "pool_timeout") if key in options}
+            return PostgreSQLStore(url, table=f"{location.app}_sessions", **pool)
+    return _cache_backends[url.partition(":")[0]](location)
+
+
+def _open_redis(location: Location) -> SessionStore:
     from .redis import RedisStore
 
-    return RedisStore(uri, prefix=PACKAGE)
+    return RedisStore(location.url, prefix=location.app)
 
 
-_SCHEMES = (
-    *("redis", "rediss", "valkey", "valkeys", "unix"),
-    *("redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"),
-)
-for _scheme in _SCHEMES:
-    register_cache_backend(_scheme, _open_redis)
+for _scheme in ("redis", "rediss", "valkey", "valkeys", "unix"):
+    _cache_backends[_scheme] = _open_redis
+for _scheme in ("redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"):
+    _cache_backends[_scheme] = _open_redis

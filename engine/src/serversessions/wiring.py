@@ -1,0 +1,159 @@
+"""Sessions: the middleware, the lifespan and the health checks of an app, on one store."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Protocol
+
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import BaseRoute, Route
+
+from .location import Location
+from .middleware import SessionMiddleware
+from .store import SessionStore, StoreUnavailable
+from .stores import kind_of, open_store
+from .sweeper import sweep_forever
+from .telemetry import observe
+
+logger = logging.getLogger(__name__)
+
+_RETRY = 5.0  # seconds between two tries to create a table in a database that is down
+
+
+class Config(Protocol):
+    """What ``Sessions`` asks of a configuration. ``ProjectConfig`` has it."""
+
+    @property
+    def debug(self) -> bool: ...
+
+    @property
+    def migrations(self) -> str | None: ...
+
+    @property
+    def location(self) -> Location: ...
+
+    def session_options(self) -> Mapping[str, Any]: ...
+
+
+class Sessions:
+    """The sessions of one app: everything that is to be wired, in one object.
+
+        sessions = Sessions("redis://localhost:6379/0", expiry=timedelta(hours=1))
+        app = Starlette(
+            routes=[..., *sessions.routes],
+            middleware=[sessions.middleware],
+            lifespan=sessions.lifespan,
+        )
+
+    ``config`` is a ``ProjectConfig``, a ``Location``, or a URL as ``open_store`` takes it.
+    ``store`` wins over the one that ``config`` names. ``options`` are those of
+    ``SessionMiddleware``, and win over the configuration's.
+
+    Raises:
+        ConfigError: the URL is wrong, or its store needs a package that is missing.
+    """
+
+    def __init__(
+        self, config: Config | Location | str, store: SessionStore | None = None, **options: Any
+    ) -> None:
+        self._config = None if isinstance(config, (Location, str)) else config
+        self._location = Location(config) if isinstance(config, str) else _location_of(config)
+        self._own_store = open_store(self._location) if store is None else None
+        opened = store or self._own_store
+        assert opened is not None
+        label = kind_of(self._location.url) if store is None else type(store).__name__
+        self.store: SessionStore = observe(opened, label or "")
+        """the store, for code outside of requests: ``delete_owned(sessions.store, user.id)``"""
+        if self._config is not None:
+            options = {**self._config.session_options(), **options}
+        self._options = options
+
+    @property
+    def middleware(self) -> Middleware:
+        """For ``Starlette(middleware=[...])``, or for a ``Mount`` or a ``Route`` alone.
+
+        Several in one app share the store, and each request has one session.
+        """
+        return Middleware(SessionMiddleware, store=self.store, **self._options)
+
+    @property
+    def routes(self) -> Sequence[BaseRoute]:
+        """``/healthz`` (the process answers) and ``/readyz`` (and so does its store)."""
+        return [Route("/healthz", _answer_ok), Route("/readyz", self._answer_if_ready)]
+
+    @asynccontextmanager
+    async def lifespan(self, app: object) -> AsyncIterator[None]:
+        """For ``Starlette(lifespan=...)``: prepare a database, sweep, and close the store at last.
+
+        In debug a database is migrated before the app starts. Where there is no configuration, the
+        table of the sessions is created.
+        """
+        self._warn_of_memory()
+        preparing = await self._prepare()
+        sweeper = asyncio.create_task(sweep_forever(self.store))
+        try:
+            yield
+        finally:
+            tasks = [task for task in (preparing, sweeper) if task is not None]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self.store.aclose()
+
+    def _warn_of_memory(self) -> None:
+        is_memory = self._own_store is not None and kind_of(self._location.url) == "memory"
+        if is_memory and self._config is not None and not self._config.debug:
+            logger.warning(
+                "Sessions are in this process's memory and end with it. Another store keeps them: "
+                "change [middlewares.session.store]"
+            )
+
+    async def _prepare(self) -> asyncio.Task[None] | None:
+        """Make a database ready; the task that goes on trying while it is down."""
+        if self._own_store is None or kind_of(self._location.url) != "database":
+            return None
+        if self._config is not None:
+            if self._config.debug:
+                from .migrations import migrate
+
+                location, migrations = self._location, self._config.migrations
+                await migrate(location.url, app=location.app, migrations=migrations)
+            return None
+        if await _create_table(self._own_store):
+            return None
+        return asyncio.create_task(_create_table_at_last(self._own_store))
+
+    async def _answer_if_ready(self, request: Request) -> JSONResponse:
+        try:
+            await self.store.ping()
+        except StoreUnavailable:
+            problem = {"status": "session store unavailable"}
+            return JSONResponse(problem, 503, {"Retry-After": "5"})
+        return JSONResponse({"status": "ok"})
+
+
+async def _answer_ok(request: Request) -> JSONResponse:
+    return JSONResponse({"status": "ok"})
+
+
+def _location_of(config: Config | Location) -> Location:
+    return config if isinstance(config, Location) else config.location
+
+
+async def _create_table(store: Any) -> bool:
+    try:
+        await store.create_table()
+    except StoreUnavailable as error:
+        logger.warning("Could not create the table of the sessions: %s", error)
+        return False
+    return True
+
+
+async def _create_table_at_last(store: SessionStore) -> None:
+    while not await _create_table(store):
+        await asyncio.sleep(_RETRY)
