@@ -1,4 +1,4 @@
-"""What is wrong with a configuration: as data for programs, as lines for people, without secrets."""
+"""What is wrong with a configuration: data for programs, lines for people, and no secrets."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 import re
 from dataclasses import dataclass
 from datetime import date, datetime, time
+
+_LONGEST = 200  # characters of a value that are shown
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,8 @@ class ConfigError(Exception):
 
 # What follows a user and a colon, up to the last "@", is a password: a raw one may hold anything.
 _PASSWORD = re.compile(r"(://[^:\n]*):(.*)@([^&\n]*)")
-# A user without a password is a token, except in a database.
-_TOKEN = re.compile(r"(?<!postgres)(?<!postgresql)(?<!asyncpg)(?<!psycopg)://[^:\s\"']*@")
+# A user without a password is a token, but not before a database.
+_TOKEN = re.compile(r"(?<![\w+.-])(?!postgres)([\w+.-]*)://[^:\s\"']*@")
 _SECRET_OPTION = re.compile(r"(?i)([?&][^=&\s]*(?:passw|pwd|secret|token)[^=&\s]*)=[^&\n]*")
 # What stands in place of a port, but is none: the "@" after a password was forgotten, or encoded.
 _NO_PORT = re.compile(r"(://[^:@/\[\s\"]*):(?!\*\*\*|PORT\b|\d+(?:[/?#,\"\s]|$))[^/\s\"]*")
@@ -64,7 +66,7 @@ _NO_PORT = re.compile(r"(://[^:@/\[\s\"]*):(?!\*\*\*|PORT\b|\d+(?:[/?#,\"\s]|$))
 
 def redact(text: str) -> str:
     """Hide the passwords and tokens of all URLs in a text. Rather too much than too little."""
-    text = _TOKEN.sub("://***@", _PASSWORD.sub(_hide_password, text))
+    text = _TOKEN.sub(r"\1://***@", _PASSWORD.sub(_hide_password, text))
     return _NO_PORT.sub(r"\1:***", _SECRET_OPTION.sub(r"\1=***", text))
 
 
@@ -88,4 +90,10 @@ def show(value: object) -> str:
         return "a number with thousands of digits"
     if "://" not in text:  # it may be a URL whose scheme was forgotten
         text = re.sub(r'^("?).*@', r"\1***@", text)
-    return f'"{redact(text[1:-1])}"' if isinstance(value, str) else redact(text)
+    if isinstance(value, str):
+        return f'"{_shorten(redact(text[1:-1]))}"'
+    return _shorten(redact(text))
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

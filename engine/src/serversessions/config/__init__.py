@@ -1,11 +1,10 @@
 """The configuration: a TOML file for each environment, and environment variables over it.
 
-``model`` says what can be configured, ``sources`` where it comes from, ``environments`` how a new
-environment is written and how one moves to another store. All that is wrong is reported at once, as
-one ``ConfigError`` that a person can act on.
+An app derives its own from ``ProjectConfig``, and its own tables from ``Table``. All that is wrong
+is reported at once, as one ``ConfigError`` that a person can act on.
 """
 
-from ..problems import ConfigError, redact
+from ..problems import ConfigError, Problem, redact
 from .model import (
     CacheConfig,
     CacheStoreConfig,
@@ -16,41 +15,23 @@ from .model import (
     MiddlewaresConfig,
     ProjectConfig,
     SessionConfig,
-    StoreConfig,
 )
-from .sources import (
-    ENVIRONMENT_VARIABLE,
-    OVERRIDE_PREFIX,
-    PACKAGE,
-    Key,
-    Sources,
-    current_environment,
-    environment_file,
-    known_environments,
-)
-from .values import format_duration, parse_duration
+from .table import Table
+from .values import Duration
 
 __all__ = [
-    "ENVIRONMENT_VARIABLE",
-    "OVERRIDE_PREFIX",
-    "PACKAGE",
     "CacheConfig",
     "CacheStoreConfig",
     "ConfigError",
     "DatabaseConfig",
     "DatabaseStoreConfig",
+    "Duration",
     "FileStoreConfig",
-    "Key",
     "MemoryStoreConfig",
     "MiddlewaresConfig",
+    "Problem",
     "ProjectConfig",
     "SessionConfig",
-    "Sources",
-    "StoreConfig",
-    "current_environment",
-    "environment_file",
-    "format_duration",
-    "known_environments",
-    "parse_duration",
+    "Table",
     "redact",
 ]

@@ -5,29 +5,39 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..problems import ConfigError, show
+from pydantic import BaseModel
 
-PACKAGE = __name__.partition(".")[0]
-ENVIRONMENT_VARIABLE = f"{PACKAGE.upper()}_ENV"
-OVERRIDE_PREFIX = f"{PACKAGE.upper()}__"
+from ..problems import ConfigError, Problem, show
+from .table import Key, holds_secret, is_text, types_at
+
 FOLDER = Path("config")
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-
-Key = tuple[str, ...]  # of a value, as it nests in TOML: ("cache", "url")
 
 _STORE = ("middlewares", "session", "store")
 _LONGEST_SECRET = 65536  # bytes
 _IN_FILE = "_FILE"  # ends the name of a variable that holds a file's path instead of the value
 
 
-def current_environment() -> str:
-    """The environment that ``<PACKAGE>_ENV`` names, else ``dev``."""
-    return os.environ.get(ENVIRONMENT_VARIABLE) or "dev"
+def environment_variable(app: str) -> str:
+    """The variable that names the environment of an app: MY_APP_ENV."""
+    return f"{app.upper()}_ENV"
+
+
+def override_variable(app: str, key: Key) -> str:
+    """The variable that wins over a key: MY_APP__CACHE__URL."""
+    return "__".join((app, *key)).upper()
+
+
+def current_environment(app: str) -> str:
+    """The environment that the app's variable names, else ``dev``, else the only one here."""
+    known = known_environments()
+    default = known[0] if len(known) == 1 else "dev"
+    return os.environ.get(environment_variable(app)) or default
 
 
 def environment_file(environment: str) -> Path:
@@ -45,12 +55,12 @@ def environment_file(environment: str) -> Path:
 
 
 def known_environments() -> list[str]:
-    """The environments that have a file here; an editor's, such as ``.#dev.toml``, is none."""
+    """The environments that have a file here. An editor's file, such as ``.#dev.toml``, is none."""
     return sorted(file.stem for file in FOLDER.glob("*.toml") if PLAIN_NAME.fullmatch(file.stem))
 
 
-def read_environment(environment: str) -> str:
-    """The text of an environment's TOML file, its line endings as they are.
+def read_environment(environment: str, app: str) -> str:
+    """The text of an environment's TOML file, with its own line endings.
 
     Raises:
         ConfigError: the file is missing or unreadable.
@@ -61,28 +71,38 @@ def read_environment(environment: str) -> str:
     except FileNotFoundError:
         known = ", ".join(known_environments()) or "none"
         raise ConfigError(
-            f"{path}: no such file in {Path.cwd()}. Environments here: {known}. Run the command"
-            f" in the project's folder, and name one with --env or {ENVIRONMENT_VARIABLE}"
+            Problem(
+                text=f"no such file in {Path.cwd()}. Environments here: {known}. Run the command in"
+                f" the project's folder, and name one with --env or {environment_variable(app)}",
+                source=str(path),
+            )
         ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: can't be read: {_reason(error)}") from None
+        raise ConfigError(
+            Problem(text=f"can't be read: {_reason(error)}", source=str(path))
+        ) from None
 
 
 def parse_toml(text: str, name: str) -> dict[str, Any]:
-    """The data of a TOML text, which messages call ``name``.
+    """The data of a TOML text that messages call ``name``.
 
     Raises:
         ConfigError: it is not TOML; the message tells line and column.
     """
     try:
-        return tomllib.loads(text)
-    except ValueError as error:  # its own, or Python's of a number with thousands of digits
+        data = tomllib.loads(text)
+    except ValueError as error:  # its own, or Python's about a number with thousands of digits
         last = text.count("\n") + 1
         end = f"at line {last}, column {len(text) - text.rfind(chr(10))}, the end"
         reason = str(error).replace("at end of document", end)
-        raise ConfigError(f"{name}: not valid TOML: {reason}") from None
+        raise ConfigError(Problem(text=f"not valid TOML: {reason}", source=name)) from None
     except RecursionError:
-        raise ConfigError(f"{name}: its arrays or tables are nested too deeply") from None
+        deep = Problem(text="its arrays or tables are nested too deeply", source=name)
+        raise ConfigError(deep) from None
+    for key in _huge_numbers(data):
+        text = "not valid TOML: a whole number has up to 64 bits"
+        raise ConfigError(Problem(".".join(key), text=text, source=name))
+    return data
 
 
 @dataclass(frozen=True)
@@ -92,44 +112,44 @@ class Sources:
     name: str
     data: dict[str, Any]
     variables: Mapping[Key, str]
+    root: type[BaseModel]
 
     @classmethod
-    def read(cls, environment: str) -> Sources:
-        """An environment's file, with this process's variables over it."""
-        return cls.parse(
-            read_environment(environment), str(environment_file(environment)), os.environ
-        )
+    def parse(
+        cls, root: type[BaseModel], app: str, text: str, name: str, variables: Mapping[str, str]
+    ) -> Sources:
+        """A TOML text that messages call ``name``, with the app's variables over it.
 
-    @classmethod
-    def parse(cls, text: str, name: str, variables: Mapping[str, str]) -> Sources:
-        """A TOML text that messages call ``name``, with those ``variables`` over it that are ours.
-
-        A variable ``<PACKAGE>__A__B`` sets ``a.b``. Its value is read as TOML where it is TOML
-        (true, 10, ["/static"]), and is a string otherwise. ``<PACKAGE>__A__B_FILE`` names a file
-        that holds the value instead, as containers mount secrets.
+        ``MY_APP__A__B`` sets ``a.b``, unless it is empty. Its value is read as TOML where it is TOML
+        (true, 10, ["/static"]), except for a key that ``root`` has for text; else it is a string.
+        ``MY_APP__A__B_FILE`` names a file that holds the value, as containers mount secrets.
 
         Raises:
             ConfigError: the text is not TOML, or a variable's file can't be read.
         """
         data = parse_toml(text, name)
+        prefix = override_variable(app, ("",))
         ours: dict[Key, str] = {}
         values: dict[Key, object] = {}
         for variable in sorted(variables):
-            if not variable.upper().startswith(OVERRIDE_PREFIX):
+            value = variables[variable]
+            if not value or not variable.upper().startswith(prefix):
                 continue
-            path = variable.upper()[len(OVERRIDE_PREFIX) :]
-            key = tuple(path.removesuffix(_IN_FILE).lower().split("__"))
+            key = _key(variable[len(prefix) :])
+            is_path = variable.upper().endswith(_IN_FILE) and not types_at(root, key)
+            if is_path:
+                key = _key(variable[len(prefix) : -len(_IN_FILE)])
+                value = _read_secret(variable, value)
             if key in ours:
                 raise ConfigError(f"{variable}: {ours[key]} sets the same key: keep one of them")
-            is_path = path.endswith(_IN_FILE)
-            value = variables[variable]
             ours[key] = variable
-            values[key] = _read_value(_read_secret(variable, value) if is_path else value)
+            types = types_at(root, key)
+            values[key] = _read_value(value, as_text=bool(types) and all(map(is_text, types)))
         if (*_STORE, "type") in values:  # another type: none of the old one's keys may stay
             _put(data, _STORE, {})
         for key, set_to in values.items():
             _put(data, key, set_to)
-        return cls(name, data, ours)
+        return cls(name, data, ours, root)
 
     def variable(self, key: Key) -> str | None:
         """The variable that sets a key, or the table in which it is."""
@@ -150,31 +170,62 @@ class Sources:
             data = data[part]
         return self.variable(key) or self.name
 
+    def blame(self, key: Key) -> str:
+        """Who sets a key, for a message about it."""
+        variable = self.variable(key)
+        return f"{variable} (environment variable)" if variable else self.name
+
     def show(self, key: Key, value: object) -> str:
-        """A value for a message: of what a variable's file holds, nothing."""
-        if (self.variable(key) or "").upper().endswith(_IN_FILE):
+        """A value for a message: of a secret, and of what a variable's file holds, nothing."""
+        variable = (self.variable(key) or "").upper()
+        if variable.endswith(_IN_FILE):
             return "what its file holds"
-        return show(value)
+        known = (types_at(self.root, key[:depth]) for depth in range(len(key), 0, -1))
+        types = next(filter(None, known), [])
+        return "***" if any(map(holds_secret, types)) else show(value)
+
+
+def _key(name: str) -> Key:
+    return tuple(name.lower().split("__"))
 
 
 def _read_secret(variable: str, path: str) -> str:
     try:
         with open(path, "rb") as file:
-            return file.read(_LONGEST_SECRET).decode().rstrip("\r\n")
+            secret = file.read(_LONGEST_SECRET).decode().rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{variable}: can't read {show(path)}: {_reason(error)}") from None
+    if not secret:
+        raise ConfigError(f"{variable}: {show(path)} is empty; it has to hold the value")
+    return secret
 
 
 def _reason(error: OSError | UnicodeDecodeError) -> str | None:
     return error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
 
 
-def _read_value(text: str) -> object:
+def _read_value(text: str, *, as_text: bool) -> object:
     try:
         data = tomllib.loads(f"value = {text}")
     except (ValueError, RecursionError):
         return text
-    return data["value"] if len(data) == 1 else text  # and not a statement after it
+    value = data["value"]
+    if len(data) > 1 or any(_huge_numbers(data)):  # a statement after it, or no value of TOML
+        return text
+    return value if isinstance(value, str) or not as_text else text
+
+
+def _huge_numbers(data: object) -> Iterator[Key]:
+    """The keys of numbers that are beyond TOML's 64 bits."""
+    left: list[tuple[Key, object]] = [((), data)]
+    while left:  # a loop, since tables may be nested deeper than Python calls
+        key, value = left.pop()
+        if isinstance(value, dict):
+            left += [((*key, part), below) for part, below in value.items()]
+        elif isinstance(value, list):
+            left += [(key, below) for below in value]
+        elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+            yield key
 
 
 def _put(data: dict[str, Any], key: Key, value: object) -> None:

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, PlainSerializer
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    PlainSerializer,
+    Secret,
+    SecretBytes,
+    SecretStr,
+)
+
+SECRETS = (Secret, SecretBytes, SecretStr)
 
 _UNITS = {"w": 604800, "d": 86400, "h": 3600, "m": 60, "s": 1}
 _DURATION = re.compile("".join(rf"(?:(\d+){unit})?" for unit in _UNITS))
@@ -16,7 +26,11 @@ _EXPIRY_RULE = f'"session", {_DURATION_RULE}, or a time with an offset: "2030-01
 
 
 def parse_duration(value: object) -> timedelta:
-    """A duration's text as a timedelta: weeks, days, hours, minutes, seconds, in this order."""
+    """The time that a text such as "1h30m" means: of w, d, h, m and s, in this order.
+
+    Raises:
+        ValueError: it is none, or not between one second and a hundred years.
+    """
     if isinstance(value, str) and len(value) <= 32 and (match := _DURATION.fullmatch(value)):
         amounts = zip(match.groups(default="0"), _UNITS.values(), strict=True)
         seconds = sum(int(amount) * unit for amount, unit in amounts)
@@ -33,6 +47,19 @@ def format_duration(value: timedelta) -> str:
         amount, rest = divmod(rest, length)
         text += f"{amount}{unit}" if amount else ""
     return text
+
+
+def to_plain(value: Any) -> Any:
+    """A value in the types that TOML has, secrets included."""
+    if isinstance(value, SECRETS):
+        return value.get_secret_value()
+    if isinstance(value, dict):
+        return {key: to_plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [to_plain(one) for one in value]
+    if isinstance(value, timedelta):
+        return format_duration(value)
+    return str(value) if isinstance(value, os.PathLike) else value
 
 
 def _parse_expiry(value: object) -> object:
@@ -57,12 +84,15 @@ def _matching(pattern: str, rule: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-def _check_prefixes(value: object) -> object:
-    if not isinstance(value, (list, tuple)) or not all(
-        isinstance(prefix, str) and prefix.startswith("/") for prefix in value
-    ):
-        raise ValueError('path prefixes, each beginning with "/": ["/static"]')
-    return tuple(value)
+def _each_matching(pattern: str, rule: str) -> BeforeValidator:
+    def check(value: object) -> object:
+        if not isinstance(value, (list, tuple)) or not all(
+            isinstance(one, str) and re.fullmatch(pattern, one) for one in value
+        ):
+            raise ValueError(rule)
+        return tuple(value)
+
+    return BeforeValidator(check)
 
 
 Duration = Annotated[timedelta, BeforeValidator(parse_duration), PlainSerializer(format_duration)]
@@ -89,4 +119,14 @@ CookiePath = Annotated[
     str, _matching(r"/[\x21-\x3a\x3c-\x7e]*", 'a path that begins with "/", in ASCII, without ";"')
 ]
 CookieDomain = Annotated[str, _matching(r"[A-Za-z0-9.-]+", "a domain name: example.org")]
-PathPrefixes = Annotated[tuple[str, ...], BeforeValidator(_check_prefixes)]
+PathPrefixes = Annotated[
+    tuple[str, ...],
+    _each_matching(r"(?s)/.*", 'path prefixes, each beginning with "/": ["/static"]'),
+]
+Hosts = Annotated[
+    tuple[str, ...],
+    _each_matching(
+        r"\*|(?:\*\.)?[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]",
+        'host names without scheme and port: ["example.org", "*.example.org"], or ["*"] for all',
+    ),
+]
