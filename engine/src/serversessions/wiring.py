@@ -84,7 +84,10 @@ class Sessions:
     @property
     def routes(self) -> Sequence[BaseRoute]:
         """``/healthz`` (the process answers) and ``/readyz`` (and so does its store)."""
-        return [Route("/healthz", _answer_ok), Route("/readyz", self._answer_if_ready)]
+        return [
+            Route("/healthz", _answer_ok, name="healthz"),
+            Route("/readyz", self._answer_if_ready, name="readyz"),
+        ]
 
     @asynccontextmanager
     async def lifespan(self, app: object) -> AsyncIterator[None]:

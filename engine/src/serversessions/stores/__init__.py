@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Literal, Protocol
 
@@ -12,9 +13,10 @@ from ..store import SessionStore
 __all__ = ["MissingPackage", "describe", "kind_of", "open_store", "register_cache_backend"]
 
 Kind = Literal["memory", "file", "database", "cache"]
+Clock = Callable[[], float]
 
 _DATABASES = ("postgres", "postgresql", "sqlite")  # a driver may follow: postgresql+asyncpg
-_cache_backends: dict[str, Callable[[Location], SessionStore]] = {}
+_cache_backends: dict[str, Callable[[Location, Clock], SessionStore]] = {}
 
 
 class Located(Protocol):
@@ -35,12 +37,13 @@ class MissingPackage(ConfigError):
         )
 
 
-def open_store(where: str | Location | Located) -> SessionStore:
+def open_store(where: str | Location | Located, *, clock: Clock = time.time) -> SessionStore:
     """The store at a URL, at a ``Location``, or where a configuration says. Nothing connects yet.
 
     A URL is ``memory:``, ``file:PATH``, a database's as SQLAlchemy writes it
     (``sqlite:///var/app.db``, ``postgresql://user@host/name``), or a cache's, with one of the
-    registered schemes (``redis://host:6379/0``).
+    registered schemes (``redis://host:6379/0``). ``clock`` tells the time in seconds since 1970;
+    a store that ``register_cache_backend`` added has its own.
 
     Raises:
         ConfigError: the URL is wrong. The message names its key, and hides passwords.
@@ -50,7 +53,7 @@ def open_store(where: str | Location | Located) -> SessionStore:
     kind = kind_of(location.url)
     try:
         _require_scheme(location, kind)
-        return _open(location, kind)
+        return _open(location, kind, clock)
     except ModuleNotFoundError as error:
         if kind in ("memory", "file"):
             raise
@@ -67,7 +70,7 @@ def register_cache_backend(scheme: str, factory: Callable[[str], SessionStore]) 
     ``factory`` takes the URI and connects later. It raises ``ValueError`` for a URI that it can't
     read.
     """
-    _cache_backends[scheme] = lambda location: factory(location.url)
+    _cache_backends[scheme] = lambda location, clock: factory(location.url)
 
 
 def describe(where: str | Location | Located) -> str:
@@ -113,33 +116,34 @@ def _require_scheme(location: Location, kind: Kind | None) -> None:
         raise ValueError(f"allowed schemes: {', '.join(allowed)}")
 
 
-def _open(location: Location, kind: Kind | None) -> SessionStore:
+def _open(location: Location, kind: Kind | None, clock: Clock) -> SessionStore:
     url, options = location.url, location.options
     match kind:
         case "memory":
             from .memory import MemoryStore
 
-            return MemoryStore()
+            return MemoryStore(clock=clock)
         case "file":
             from .file import FileStore
 
-            return FileStore(url.removeprefix("file:"), fsync=options.get("fsync", False))
+            fsync = options.get("fsync", False)
+            return FileStore(url.removeprefix("file:"), fsync=fsync, clock=clock)
         case "database" if url.startswith("sqlite"):
             from .sqlite import SQLiteStore
 
-            return SQLiteStore(url, table=f"{location.app}_sessions")
+            return SQLiteStore(url, table=f"{location.app}_sessions", clock=clock)
         case "database":
             from .postgresql import PostgreSQLStore
 
             pool = {key: options[key] for key in ("pool_size", "pool_timeout") if key in options}
-            return PostgreSQLStore(url, table=f"{location.app}_sessions", **pool)
-    return _cache_backends[url.partition(":")[0]](location)
+            return PostgreSQLStore(url, table=f"{location.app}_sessions", clock=clock, **pool)
+    return _cache_backends[url.partition(":")[0]](location, clock)
 
 
-def _open_redis(location: Location) -> SessionStore:
+def _open_redis(location: Location, clock: Clock) -> SessionStore:
     from .redis import RedisStore
 
-    return RedisStore(location.url, prefix=location.app)
+    return RedisStore(location.url, prefix=location.app, clock=clock)
 
 
 for _scheme in ("redis", "rediss", "valkey", "valkeys", "unix"):
