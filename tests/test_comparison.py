@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-import pytest
 from redis import RedisError
 from redis.asyncio import Redis
 from starlette.applications import Starlette
@@ -17,14 +16,12 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import HTTPConnection, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from benchmarks.candidates import OURS, STARLETTE, Candidate, Setup, starlette_routes
-from benchmarks.comparison import COT, COT_SOURCES, markdown
-from benchmarks.place import Place
-from benchmarks.project import bake
-from benchmarks.promises import PROMISES, Finding, examine
-from benchmarks.watch import ValkeyWatch
-
-from .conftest import TEMPLATE
+from lab import REPOSITORY
+from lab.benchmarks.backends import Backend
+from lab.benchmarks.candidates import OURS, STARLETTE, Candidate, Setup, starlette_routes
+from lab.benchmarks.comparison import COT, COT_SOURCES, markdown
+from lab.benchmarks.promises import PROMISES, Finding, examine
+from lab.benchmarks.watch import ValkeyWatch
 
 OURS_BREAKS = {"untouched": "partly"}  # the load begins before the handler is known
 # Of Starlette's own the session is the cookie.
@@ -53,9 +50,9 @@ CARELESS_BREAKS = {
 
 
 @asynccontextmanager
-async def open_careless(place: Place, setup: Setup) -> AsyncIterator[ASGIApp]:
+async def open_careless(backend: Backend, setup: Setup) -> AsyncIterator[ASGIApp]:
     """Sessions as they are written in an afternoon."""
-    client = Redis.from_url(place.url)
+    client = Redis.from_url(backend.url)
 
     async def nothing(request: Request) -> None:
         pass
@@ -85,14 +82,12 @@ async def open_careless(place: Place, setup: Setup) -> AsyncIterator[ASGIApp]:
 CARELESS = Candidate("careless", (), "cache", open_careless, ValkeyWatch, "")
 
 
-@pytest.mark.usefixtures("own_modules")
 def test_the_scenarios_find_what_is_kept_and_what_is_not(tmp_path: Path) -> None:
-    project = bake(TEMPLATE, tmp_path)
     expected = {OURS: OURS_BREAKS, STARLETTE: STARLETTE_BREAKS, CARELESS: CARELESS_BREAKS}
 
     async def examine_all() -> list[dict[str, Finding]]:
         return await asyncio.gather(
-            *(examine(candidate, project, tmp_path, PROMISES) for candidate in expected)
+            *(examine(candidate, tmp_path, PROMISES) for candidate in expected)
         )
 
     for found, breaks in zip(asyncio.run(examine_all()), expected.values(), strict=True):
@@ -123,6 +118,6 @@ def test_what_is_said_of_cot_names_its_sources() -> None:
 
 
 def test_the_committed_table_is_of_these_promises() -> None:
-    table = (TEMPLATE / "docs" / "comparison.md").read_text(encoding="utf-8")
+    table = (REPOSITORY / "docs" / "comparison.md").read_text(encoding="utf-8")
     rows = [line.split(" | ")[0] for line in table.splitlines() if line.startswith("| ")]
     assert rows[1:] == [f"| {number}. {each.text}" for number, each in enumerate(PROMISES, 1)]

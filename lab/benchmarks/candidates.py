@@ -1,4 +1,4 @@
-"""The apps that `make compare` puts to the test: ours and its peers', as documented there.
+"""The apps that `make compare` puts to the test: ours and its peers', as their manuals say.
 
 All have the same routes, one an action. Each runs in its own framework, Django in its own handler
 with its own middleware; what a session can't do there is left out of the action.
@@ -23,10 +23,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from serversessions import Session, SessionMiddleware
+from serversessions.stores import open_store
+
+from .backends import Backend
 from .measure import lifespan
 from .peers import configure_django, open_django_database
-from .place import Place
-from .project import create_app, to_toml
 from .watch import DjangoWatch, NoStore, ValkeyWatch, Watch
 
 SECRET = "a secret of the comparison"
@@ -56,13 +58,13 @@ class Setup:
 class Candidate:
     """An app with sessions, and the packages that its claims hold for.
 
-    ``store`` is the place that it needs, "" where the cookie is the session.
+    ``store`` is the kind that it needs, "" where the cookie is the session.
     """
 
     name: str
     packages: tuple[str, ...]
     store: str
-    open: Callable[[Place, Setup], AbstractAsyncContextManager[ASGIApp]]
+    open: Callable[[Backend, Setup], AbstractAsyncContextManager[ASGIApp]]
     watch: Callable[[str], Watch]
     how: str
 
@@ -130,38 +132,41 @@ async def _nothing(request: Request) -> None:
 
 
 @asynccontextmanager
-async def open_ours(place: Place, setup: Setup) -> AsyncIterator[ASGIApp]:
-    """The generated app."""
+async def open_ours(backend: Backend, setup: Setup) -> AsyncIterator[ASGIApp]:
+    """The engine's middleware, with its defaults but for the limits."""
 
     async def sign_in(request: Request) -> None:
-        session: Any = request.session
+        session = Session.of(request)
         session.owner = request.query_params["user"]
         session.rotate_id()
 
     async def sign_out(request: Request) -> None:
-        session: Any = request.session
-        session.flush()
+        Session.of(request).flush()
 
     async def sign_out_elsewhere(request: Request) -> Response:
-        session: Any = request.session
+        session = Session.of(request)
         devices = len(await session.list_owned())
         await session.delete_others()
         return JSONResponse(devices)
 
-    limits = ["[middlewares.session]"] * bool(setup.idle)
-    limits += [f'expiry = "{setup.idle}s"'] * bool(setup.idle)
-    limits += [f'max_lifetime = "{setup.absolute}s"'] * bool(setup.absolute)
-    app = create_app(place.project, "\n".join([to_toml(place), *limits]))
-    app.router.routes[:0] = [
+    limits: dict[str, Any] = {}
+    if setup.idle:
+        limits["expiry"] = timedelta(seconds=setup.idle)
+    if setup.absolute:
+        limits["max_lifetime"] = timedelta(seconds=setup.absolute)
+    store = open_store(backend.url)
+    routes = [
         Route("/act/sign-out-elsewhere", sign_out_elsewhere),
         *starlette_routes(setup, sign_in, sign_out),
     ]
-    async with lifespan(app):
+    middleware = Middleware(SessionMiddleware, store=store, **limits)
+    async with lifespan(app := Starlette(routes=routes, middleware=[middleware])):
         yield app
+    await store.aclose()
 
 
 @asynccontextmanager
-async def open_starlette(place: Place, setup: Setup) -> AsyncIterator[ASGIApp]:
+async def open_starlette(backend: Backend, setup: Setup) -> AsyncIterator[ASGIApp]:
     from starlette.middleware.sessions import SessionMiddleware
 
     limit: dict[str, Any] = {"max_age": setup.idle} if setup.idle else {}
@@ -172,7 +177,7 @@ async def open_starlette(place: Place, setup: Setup) -> AsyncIterator[ASGIApp]:
 
 
 @asynccontextmanager
-async def open_starsessions(place: Place, setup: Setup) -> AsyncIterator[ASGIApp]:
+async def open_starsessions(backend: Backend, setup: Setup) -> AsyncIterator[ASGIApp]:
     from redis.asyncio import Redis
     from starsessions import SessionMiddleware, load_session, regenerate_session_id
     from starsessions.stores.redis import RedisStore
@@ -180,7 +185,7 @@ async def open_starsessions(place: Place, setup: Setup) -> AsyncIterator[ASGIApp
     async def sign_in(request: Request) -> None:
         regenerate_session_id(request)
 
-    client = Redis.from_url(place.url)
+    client = Redis.from_url(backend.url)
     middleware = Middleware(
         SessionMiddleware,
         store=RedisStore(connection=client),
@@ -196,7 +201,7 @@ async def open_starsessions(place: Place, setup: Setup) -> AsyncIterator[ASGIApp
 
 
 @asynccontextmanager
-async def open_litestar(place: Place, setup: Setup) -> AsyncIterator[ASGIApp]:
+async def open_litestar(backend: Backend, setup: Setup) -> AsyncIterator[ASGIApp]:
     from litestar import Litestar
     from litestar import Request as LitestarRequest
     from litestar import Response as LitestarResponse
@@ -222,7 +227,7 @@ async def open_litestar(place: Place, setup: Setup) -> AsyncIterator[ASGIApp]:
     app: ASGIApp = Litestar(
         route_handlers=[route("/act/{action:str}")(handle)],
         middleware=[ServerSideSessionConfig(**limit).middleware],
-        stores={"sessions": RedisStore.with_client(place.url)},
+        stores={"sessions": RedisStore.with_client(backend.url)},
         after_exception=[note],
         openapi_config=None,
     )
@@ -231,7 +236,7 @@ async def open_litestar(place: Place, setup: Setup) -> AsyncIterator[ASGIApp]:
 
 
 @asynccontextmanager
-async def open_django(place: Place, setup: Setup) -> AsyncIterator[ASGIApp]:
+async def open_django(backend: Backend, setup: Setup) -> AsyncIterator[ASGIApp]:
     configure_django()
     from django.core.asgi import get_asgi_application
     from django.core.signals import got_request_exception
@@ -266,14 +271,14 @@ async def open_django(place: Place, setup: Setup) -> AsyncIterator[ASGIApp]:
     }
     if setup.idle:
         settings |= {"SESSION_COOKIE_AGE": setup.idle, "SESSION_SAVE_EVERY_REQUEST": True}
-    if place.store == "cache":
+    if backend.store == "cache":
         backend = "django.core.cache.backends.redis.RedisCache"
         settings |= {
-            "CACHES": {"default": {"BACKEND": backend, "LOCATION": place.url}},
+            "CACHES": {"default": {"BACKEND": backend, "LOCATION": backend.url}},
             "SESSION_ENGINE": "django.contrib.sessions.backends.cache",
         }
     else:
-        open_django_database(place)
+        open_django_database(backend)
     got_request_exception.connect(note)
     with override_settings(**settings):
         yield get_asgi_application()
@@ -286,7 +291,8 @@ OURS = Candidate(
     "cache",
     open_ours,
     ValkeyWatch,
-    "the generated app on Valkey; sign-in is `owner` and `rotate_id()`, sign-out `flush()`",
+    "`SessionMiddleware` of `serversessions` on Valkey; sign-in is `owner` and `rotate_id()`,"
+    " sign-out `flush()`",
 )
 STARLETTE = Candidate(
     "Starlette",

@@ -6,8 +6,8 @@ server's processes: the time that either can't spend on another call.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
-import importlib
 import logging
 import os
 import secrets
@@ -21,12 +21,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from msgspec.structs import replace as replace_fields
+from msgspec.structs import replace
 
+from serversessions import Record, SessionStore, hash_owner
+from serversessions.location import Location
+from serversessions.stores import open_store
+
+from .backends import STORES, Backend, open_backend
 from .growth import DATA
-from .place import STORES, Place, open_place
-from .project import PACKAGE, bake, create_app, migrate, to_toml
+from .targets import CAPACITY
 
+APP = "capacity"
 COUNT = 100_000
 CALLS = 20_000
 AT_ONCE = 64
@@ -50,79 +55,84 @@ class Cost:
         return f"{1 / self.seconds:,.0f} | {self.worker * 1e6:.0f} | {server}"
 
 
-def main() -> int:
+def main(arguments: list[str]) -> int:
     """Print a row for each store; the exit status."""
+    parser = argparse.ArgumentParser(prog='make capacity ARGS="..."', description=__doc__)
+    parser.add_argument("--only", choices=STORES, action="append", help="a store; may be repeated")
+    parser.add_argument("--quick", action="store_true", help="with a twentieth of the sessions")
+    options = parser.parse_args(arguments)
+    count = COUNT // 20 if options.quick else COUNT
     logging.disable()
     warnings.simplefilter("ignore")
-    print(f"{COUNT:,} sessions of 300 bytes; {AT_ONCE} calls at once, from one worker\n\n{HEADER}")
+    print(f"{count:,} sessions of 300 bytes; {AT_ONCE} calls at once, from one worker\n\n{HEADER}")
+    stores = options.only or STORES
     with tempfile.TemporaryDirectory(prefix="capacity-") as name:
-        folder = Path(name)
-        project = bake(Path(__file__).parent.parent, folder)
-        for kind in STORES:
-            with open_place(kind, project, folder / kind) as place:
-                print(asyncio.run(measure(place)), flush=True)
+        for store in stores:
+            with open_backend(store, Path(name) / store) as backend:
+                print(asyncio.run(measure(backend, count)), flush=True)
+    for store in CAPACITY.keys() & set(stores):
+        load, update = CAPACITY[store]
+        print(f"\nTargets for {store}: {load} us of the worker for a load, {update} for an update.")
     return 0
 
 
-async def measure(place: Place) -> str:
+async def measure(backend: Backend, count: int) -> str:
     """One row."""
     bytes_of = {}
     for owned in (True, False):  # the calls are made on what is left: sessions without owner
-        own_place = place.of(f"owned {owned}", 300)
-        store = open_store(own_place)
-        before = await stored_bytes(own_place)
-        records = await fill(store, owned=owned)
-        bytes_of[owned] = (await stored_bytes(own_place) - before) / COUNT
+        own = backend.of(f"owned {owned}", 300)
+        store = await open_empty_store(own)
+        before = await stored_bytes(own)
+        records = await fill(store, count, owned=owned)
+        bytes_of[owned] = (await stored_bytes(own) - before) / count
         if owned:
             await empty(store, list(records))
             await store.aclose()
     keys = list(records)[:CALLS]
-    loads = await measure_calls(place, keys, store.load)
+    loads = await measure_calls(backend, keys, store.load)
 
-    async def update(key: str) -> Any:
-        return await store.update(key, replace_fields(records[key], version=2))
+    async def update(key: str) -> bool:
+        return await store.update(key, replace(records[key], version=2))
 
-    updates = await measure_calls(place, keys, update)
+    updates = await measure_calls(backend, keys, update)
     await store.aclose()
     weights = [f"{bytes_of[owned]:,.0f}" if bytes_of[owned] else "" for owned in (False, True)]
-    return f"| {place.store} | {' | '.join(weights)} | {loads} | {updates} |"
+    return f"| {backend.store} | {' | '.join(weights)} | {loads} | {updates} |"
 
 
-def open_store(place: Place) -> Any:
-    toml = to_toml(place)
-    create_app(place.project, toml)  # makes the project importable
-    if place.store in ("sqlite", "postgresql"):
-        migrate(place.project, toml)
-    config = importlib.import_module(f"{PACKAGE}.config").ProjectConfig.from_toml(toml)
-    return importlib.import_module(f"{PACKAGE}.sessions.stores").open_store(config)
+async def open_empty_store(backend: Backend) -> SessionStore:
+    store: Any = open_store(Location(backend.url, APP))
+    if backend.store in ("sqlite", "postgresql"):
+        await store.create_table()
+    opened: SessionStore = store
+    return opened
 
 
-async def fill(store: Any, *, owned: bool) -> dict[str, Any]:
-    """So many new records, each of another user or of nobody."""
-    sessions = importlib.import_module(f"{PACKAGE}.sessions")
+async def fill(store: SessionStore, count: int, *, owned: bool) -> dict[str, Record]:
+    """Create ``count`` records, each of another user or of nobody."""
     now = time.time()
-    record = sessions.Record(DATA, now, now + 14 * 24 * 60 * 60)
+    record = Record(DATA, now, now + 14 * 24 * 60 * 60)
     records = {}
-    for number in range(COUNT):
-        owner = sessions.hash_owner(number) if owned else None
-        records[secrets.token_hex(32)] = replace_fields(record, owner=owner)
+    for number in range(count):
+        owner = hash_owner(str(number)) if owned else None
+        records[secrets.token_hex(32)] = replace(record, owner=owner)
     await in_crowd(list(records), lambda key: store.create(key, records[key]))
     return records
 
 
-async def empty(store: Any, keys: list[str]) -> None:
+async def empty(store: SessionStore, keys: list[str]) -> None:
     for start in range(0, len(keys), 1000):
         await store.delete(*keys[start : start + 1000])
 
 
 async def measure_calls(
-    place: Place, keys: list[str], call: Callable[[str], Awaitable[Any]]
+    backend: Backend, keys: list[str], call: Callable[[str], Awaitable[Any]]
 ) -> Cost:
     """The cost of one of so many calls."""
-    server, worker, started = server_cpu(place), time.process_time(), time.perf_counter()
+    server, worker, started = server_cpu(backend), time.process_time(), time.perf_counter()
     await in_crowd(keys, call)
     seconds = time.perf_counter() - started
-    used = time.process_time() - worker, server_cpu(place) - server
+    used = time.process_time() - worker, server_cpu(backend) - server
     return Cost(seconds / len(keys), used[0] / len(keys), used[1] / len(keys))
 
 
@@ -136,34 +146,34 @@ async def in_crowd(keys: list[str], call: Callable[[str], Awaitable[Any]]) -> No
     await asyncio.gather(*(visitor() for _ in range(AT_ONCE)))
 
 
-async def stored_bytes(place: Place) -> float:
+async def stored_bytes(backend: Backend) -> float:
     """What the store takes: of memory for a cache, of disk elsewhere. 0 where it can't be told."""
-    match place.store:
+    match backend.store:
         case "file":
-            return sum(path.lstat().st_blocks * 512 for path in place.folder.rglob("*"))
+            return sum(path.lstat().st_blocks * 512 for path in backend.folder.rglob("*"))
         case "sqlite":
-            path = place.folder / "app.db"
+            path = backend.folder / "app.db"
             sqlite3.connect(path).execute("PRAGMA wal_checkpoint(TRUNCATE)").close()
             return path.stat().st_size
         case "cache":
             from redis.asyncio import Redis
 
-            async with Redis.from_url(place.url) as client:
+            async with Redis.from_url(backend.url) as client:
                 return float((await client.info("memory"))["used_memory"])
         case "postgresql":
             import asyncpg
 
-            connection = await asyncpg.connect(place.url)
-            await connection.execute("VACUUM FULL sessions")
-            size = await connection.fetchval("SELECT pg_total_relation_size('sessions')")
+            connection = await asyncpg.connect(backend.url)
+            await connection.execute(f"VACUUM FULL {APP}_sessions")
+            size = await connection.fetchval(f"SELECT pg_total_relation_size('{APP}_sessions')")
             await connection.close()
             return float(size)
     return 0
 
 
-def server_cpu(place: Place) -> float:
+def server_cpu(backend: Backend) -> float:
     """Seconds of CPU that the server's processes have taken so far."""
-    name = PROCESSES.get(place.store)
+    name = PROCESSES.get(backend.store)
     if name is None:
         return 0
     ticks = 0
@@ -179,4 +189,4 @@ def server_cpu(place: Place) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""What the sessions of the generated app promise, side by side with their peers', and proved.
+"""What the engine's sessions promise, side by side with their peers', and proved.
 
     make compare                            puts all through every promise, in some two minutes;
                                             writes docs/comparison.md
@@ -26,12 +26,11 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+from .. import REPOSITORY
 from .candidates import OURS, PEERS, Candidate
-from .project import bake
 from .promises import PROMISES, Finding, examine
 
-REPOSITORY = Path(__file__).parent.parent
-PROMISES_FILE = "../benchmarks/promises.py"
+PROMISES_FILE = "../lab/benchmarks/promises.py"
 
 Findings = Mapping[str, Finding]
 
@@ -77,8 +76,8 @@ INTRODUCTION = """\
 What the sessions of a generated app promise, and what their peers do in the same situation.
 Written by `make compare` on {date}, which put every column but cot's through every
 line in one run. The apps are called over ASGI, the stores are real servers, and what a store is
-asked for is read from the server itself (Valkey's MONITOR) or from below Django's ORM. How fast all
-are stands in [benchmarks.md](benchmarks.md).
+asked for is read from the server itself (Valkey's MONITOR) or from below Django's ORM.
+[benchmarks.md](benchmarks.md) tells how fast they all are.
 
 **yes** is what the line says, **partly** and **no** say what happened instead.
 """
@@ -90,9 +89,9 @@ BETTER = """\
   nothing that can be down. For data that may be read by its owner, fits in 4 KB and need never be
   revoked, it is the simplest that works.
 - **starsessions** loads a session where the handler asks for it, so that a request that doesn't
-  touch its session costs nothing; ours loads as soon as there is a cookie (once, unless the path is
-  one that `exclude` names). It is a package: an update of it is an update of a version. Its
-  serializer can be replaced.
+  touch its session costs nothing. Ours loads once as soon as there is a cookie, except on routes
+  without the middleware and on paths that `exclude` names. It is on PyPI, so that an update is a
+  new version number. Its serializer can be replaced.
 - **Litestar** has its sessions built in. Its client-side sessions, not run here, are encrypted
   (`CookieBackendConfig`, AES-GCM), and what exceeds 4 KB is split over several cookies.
 - **Django** is the closest in safety: it adopts no invented id, changes it at sign-in, lets no slow
@@ -102,8 +101,9 @@ BETTER = """\
   call in your handler (`delete_others()`).
 - **cot** loads lazily too, sets the same cookie by default, and its [`Auth`][cot-auth] knows nobody
   any more in the sessions from before a password change.
-- **Ours** is new, and source code in your project: yours to read and to change, and yours to bring
-  up to date. It is for Starlette alone, and keeps JSON, not any Python object.
+- **Ours** is new. It is not on PyPI yet: a generated project carries the library as source, and
+  `cruft update` brings it up to date. It is for Starlette and what is built on it, and keeps JSON,
+  not any Python object.
 """
 
 REFERENCES = """\
@@ -147,9 +147,8 @@ async def run(candidates: list[Candidate]) -> dict[str, Findings]:
     """The findings of each candidate, printed as they come."""
     columns: dict[str, Findings] = {}
     with tempfile.TemporaryDirectory(prefix="comparison-") as name:
-        project = bake(REPOSITORY, Path(name))
         for candidate in candidates:
-            columns[candidate.name] = await examine(candidate, project, Path(name), PROMISES)
+            columns[candidate.name] = await examine(candidate, Path(name), PROMISES)
             print(f"\n{candidate.name}")
             for text, finding in columns[candidate.name].items():
                 print(f"  {text}: {cell(finding)}", flush=True)

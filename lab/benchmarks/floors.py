@@ -1,6 +1,6 @@
 """The floors: a bare app, and a bare app that reads and writes as a store must, without sessions.
 
-What a store costs above its floor is ours; the floor itself is the engine's, the driver's, the
+What a store costs above its floor is ours; the floor itself is the database's, the driver's, the
 file system's.
 """
 
@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp
 
-from .place import Place
+from .backends import Backend
 from .workloads import CLIENTS, routes_without_session
 
 Read = Callable[[str], Awaitable[object]]
@@ -30,63 +30,36 @@ Write = Callable[[str], Awaitable[object]]
 KEYS = [f"{number:064x}" for number in range(CLIENTS)]
 
 
-def bare(place: Place) -> ASGIApp:
+def bare(backend: Backend) -> ASGIApp:
     """Starlette alone."""
     return Starlette(routes=routes_without_session())
 
 
-def memory(place: Place) -> ASGIApp:
-    """A dict."""
-    records = dict.fromkeys(KEYS, place.value)
-
-    async def read(key: str) -> object:
-        return records[key]
-
-    async def write(key: str) -> None:
-        records[key] = place.value
-
-    return _floor(read, write)
-
-
-def file(place: Place) -> ASGIApp:
+def file(backend: Backend) -> ASGIApp:
     """open, read, close; a temporary file and os.replace. In the event loop's own thread."""
-    files = _files(place)
+    files = _files(backend)
 
     async def read(key: str) -> object:
         return _read(files / key)
 
     async def write(key: str) -> None:
-        _replace(files / key, place.value)
+        _replace(files / key, backend.value)
 
     return _floor(read, write)
 
 
-def file_in_thread(place: Place) -> ASGIApp:
-    """The same in a worker thread, so that a slow disk does not stop the event loop."""
-    files, threads = _files(place), ThreadPoolExecutor(4)
-
-    async def read(key: str) -> object:
-        return await asyncio.get_running_loop().run_in_executor(threads, _read, files / key)
-
-    async def write(key: str) -> None:
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(threads, _replace, files / key, place.value)
-
-    return _floor(read, write)
-
-
-def cache(place: Place) -> ASGIApp:
+def cache(backend: Backend) -> ASGIApp:
     """redis-py: GET, SET."""
     from redis.asyncio import BlockingConnectionPool, Redis
 
-    pool = BlockingConnectionPool.from_url(place.url, max_connections=CLIENTS)
+    pool = BlockingConnectionPool.from_url(backend.url, max_connections=CLIENTS)
     client: Redis = Redis.from_pool(pool)
 
     async def read(key: str) -> object:
         return await client.get(f"floor:{key}")
 
     async def write(key: str) -> None:
-        await client.set(f"floor:{key}", place.value)
+        await client.set(f"floor:{key}", backend.value)
 
     async def start() -> None:
         for key in KEYS:
@@ -95,23 +68,23 @@ def cache(place: Place) -> ASGIApp:
     return _floor(read, write, start, client.aclose)
 
 
-def sqlite(place: Place) -> ASGIApp:
+def sqlite(backend: Backend) -> ASGIApp:
     """sqlite3: SELECT, UPDATE, each in a worker thread; WAL, synchronous = NORMAL."""
     thread = ThreadPoolExecutor(1)
     connection = sqlite3.connect(
-        place.folder / "floor.db", isolation_level=None, check_same_thread=False
+        backend.folder / "floor.db", isolation_level=None, check_same_thread=False
     )
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute("CREATE TABLE IF NOT EXISTS floor (key TEXT PRIMARY KEY, value BLOB)")
-    rows = [(key, place.value) for key in KEYS]
+    rows = [(key, backend.value) for key in KEYS]
     connection.executemany("INSERT OR REPLACE INTO floor VALUES (?, ?)", rows)
 
     def select(key: str) -> object:
         return connection.execute("SELECT value FROM floor WHERE key = ?", (key,)).fetchone()
 
     def update(key: str) -> None:
-        connection.execute("UPDATE floor SET value = ? WHERE key = ?", (place.value, key))
+        connection.execute("UPDATE floor SET value = ? WHERE key = ?", (backend.value, key))
 
     async def read(key: str) -> object:
         return await asyncio.get_running_loop().run_in_executor(thread, select, key)
@@ -122,7 +95,7 @@ def sqlite(place: Place) -> ASGIApp:
     return _floor(read, write)
 
 
-def postgresql(place: Place) -> ASGIApp:
+def postgresql(backend: Backend) -> ASGIApp:
     """asyncpg: fetchrow, execute, on ten open connections, without a transaction or a reset."""
     import asyncpg
 
@@ -138,15 +111,17 @@ def postgresql(place: Place) -> ASGIApp:
     async def write(key: str) -> None:
         connection = await free.get()
         try:
-            await connection.execute("UPDATE floor SET value = $1 WHERE key = $2", place.value, key)
+            await connection.execute(
+                "UPDATE floor SET value = $1 WHERE key = $2", backend.value, key
+            )
         finally:
             free.put_nowait(connection)
 
     async def start() -> None:
-        connections = [await asyncpg.connect(place.url) for _ in range(10)]
+        connections = [await asyncpg.connect(backend.url) for _ in range(10)]
         create = "CREATE TABLE IF NOT EXISTS floor (key TEXT PRIMARY KEY, value BYTEA)"
         await connections[0].execute(f"{create}; TRUNCATE floor")
-        rows = [(key, place.value) for key in KEYS]
+        rows = [(key, backend.value) for key in KEYS]
         await connections[0].executemany("INSERT INTO floor VALUES ($1, $2)", rows)
         for connection in connections:
             free.put_nowait(connection)
@@ -190,11 +165,11 @@ def _floor(
     return Starlette(routes=routes_without_session(reading, writing), lifespan=lifespan)
 
 
-def _files(place: Place) -> Path:
-    files = place.folder / "floor"
+def _files(backend: Backend) -> Path:
+    files = backend.folder / "floor"
     files.mkdir(exist_ok=True)
     for key in KEYS:
-        (files / key).write_bytes(place.value)
+        (files / key).write_bytes(backend.value)
     return files
 
 

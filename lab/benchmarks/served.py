@@ -11,14 +11,15 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from serversessions.testing import servers
+
+from .. import REPOSITORY
+from .backends import Backend, open_backend
 from .load import Load, load
 from .measure import Effort, Spread, on_one_core, on_other_cores
-from .place import Place, open_place, servers_of
 from .rows import Row
 from .subjects import BARE, Subject, subjects_of
 from .targets import target_of
-
-REPOSITORY = Path(__file__).parent.parent
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,16 @@ class Case:
 
 
 CASES = [
-    Case(store, workload, connections)
-    for store, workload in (("memory", "untouched"), ("memory", "read"), ("cache", "read"))
-    for connections in (1, 32)
+    Case("memory", "untouched", 1),
+    Case("memory", "untouched", 32),
+    Case("memory", "read", 1),
+    Case("memory", "read", 32),
+    Case("memory", "write", 32),
+    Case("cache", "read", 1),
+    Case("cache", "read", 32),
+    Case("cache", "write", 32),
+    Case("postgresql", "read", 32),
+    Case("postgresql", "write", 32),
 ]
 FIGURES = ("requests a second", "p99")  # each a row
 NAMES = ("ours", "Starlette's cookie", "starsessions")
@@ -55,38 +63,42 @@ class Server:
 
 
 async def measure_served(
-    project: Path, folder: Path, wanted: list[Case], effort: Effort, missing: dict[str, str]
+    folder: Path, wanted: list[Case], effort: Effort, missing: dict[str, str]
 ) -> AsyncIterator[Row]:
     """Two rows for each case: requests a second, and the 99th percentile of their times."""
     for store in dict.fromkeys(case.store for case in wanted):
         with ExitStack() as stack:
-            place = stack.enter_context(open_place(store, project, folder / store))
-            servers = {}
-            for subject in (BARE, *[each for each in subjects_of(store) if each.name in NAMES]):
+            backend = stack.enter_context(open_backend(store, folder / store))
+            running = {}
+            for subject in (BARE, *_subjects(store)):
                 try:
-                    subject.build(place.of(f"{subject.name} import", 300))
+                    subject.build(backend.of(f"{subject.name} import", 300))
                 except ImportError as error:
                     missing[subject.name] = str(error)
                 else:
-                    own_place = place.of(subject.name, 300)
-                    servers[subject.name] = stack.enter_context(_serving(subject, own_place))
+                    own = backend.of(subject.name, 300)
+                    running[subject.name] = stack.enter_context(_serving(subject, own))
             for case in wanted:
                 if case.store == store:
                     with on_other_cores() if case.connections > 1 else nullcontext():
-                        rows = await _measure(case, servers, effort, missing)
+                        rows = await _measure(case, running, effort, missing)
                     for row in rows:
                         yield row
 
 
+def _subjects(store: str) -> list[Subject]:
+    return [each for each in subjects_of(store) if each.name in NAMES and "read" in each.workloads]
+
+
 async def _measure(
-    case: Case, servers: dict[str, Server], effort: Effort, missing: dict[str, str]
+    case: Case, running: dict[str, Server], effort: Effort, missing: dict[str, str]
 ) -> list[Row]:
-    rates: dict[str, list[float]] = {name: [] for name in servers if name != BARE.name}
+    rates: dict[str, list[float]] = {name: [] for name in running if name != BARE.name}
     p99s: dict[str, list[float]] = {name: [] for name in rates}
     for _ in range(effort.rounds):
         for name in rates:
-            bare = await _load(servers[BARE.name], case, effort)
-            found = await _load(servers[name], case, effort)
+            bare = await _load(running[BARE.name], case, effort)
+            found = await _load(running[name], case, effort)
             rates[name].append(found.rate / bare.rate)
             p99s[name].append(found.p99 / bare.p99)
     rows = []
@@ -111,11 +123,10 @@ async def _load(server: Server, case: Case, effort: Effort) -> Load:
 
 
 @contextmanager
-def _serving(subject: Subject, place: Place) -> Iterator[Server]:
+def _serving(subject: Subject, backend: Backend) -> Iterator[Server]:
     """Serve an app in a process of its own."""
-    servers = servers_of(place.project)
     port = servers.free_port()
-    told = json.dumps({key: str(value) for key, value in asdict(place).items()})
+    told = json.dumps({key: str(value) for key, value in asdict(backend).items()})
     command = [sys.executable, "-m", __name__, subject.name, str(port), told]
     with ExitStack() as stack:
         with on_one_core():  # and so the load has another one, where there are two
@@ -136,9 +147,9 @@ def serve(name: str, port: str, told: str) -> None:
     import uvicorn
 
     where = json.loads(told)
-    place = Place(where["store"], Path(where["folder"]), Path(where["project"]), where["url"])
-    subject = next(each for each in (BARE, *subjects_of(place.store)) if each.name == name)
-    uvicorn.run(subject.build(place), port=int(port), log_level="critical", access_log=False)
+    backend = Backend(where["store"], Path(where["folder"]), where["url"])
+    subject = next(each for each in (BARE, *subjects_of(backend.store)) if each.name == name)
+    uvicorn.run(subject.build(backend), port=int(port), log_level="critical", access_log=False)
 
 
 if __name__ == "__main__":

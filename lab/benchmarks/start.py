@@ -1,4 +1,4 @@
-"""Before the first request: baking a project, and starting its app."""
+"""Before the first request: generating a project, and starting its app."""
 
 from __future__ import annotations
 
@@ -9,20 +9,32 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+from serversessions.testing import servers
+
+from .. import REPOSITORY
+from ..projects import PACKAGE, bake
+from .backends import open_backend
 from .measure import Spread
-from .place import servers_of
-from .project import PACKAGE, bake
 from .rows import Row
 from .targets import target_of
 
 BAKE = "start bake of the default answers"
 FIRST_ANSWER = "start first answer"
+ON_DATABASES = {store: f"{FIRST_ANSWER} on {store}" for store in ("sqlite", "postgresql")}
+FIRST_ANSWERS = (FIRST_ANSWER, *ON_DATABASES.values())
 MEMORY = Path("/dev/shm")
+BARE = """\
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+app = Starlette(routes=[Route("/", lambda request: PlainTextResponse("ok"))])
+"""
 
 
-def measure_bake(template: Path, folder: Path, rounds: int) -> Row:
+def measure_bake(folder: Path, rounds: int) -> Row:
     """Milliseconds of a bake into memory, beside one onto a disk and that of one empty file.
 
     What a disk adds is its own, and changes with what else it does. (Where no folder is in memory,
@@ -33,50 +45,74 @@ def measure_bake(template: Path, folder: Path, rounds: int) -> Row:
     (empty / "empty").touch()
     (empty.parent / "cookiecutter.json").write_text('{"project_slug": "my-app"}')
     memory = MEMORY if MEMORY.is_dir() else folder
-    # As users have it: the first bake keeps the bytecode of the template's extension.
-    sys.dont_write_bytecode = False
+    sys.dont_write_bytecode = False  # users keep that of the template's extension, too
     bakes = {
-        "ours": (template, memory),
-        "ours, onto a disk": (template, folder),
+        "ours": (REPOSITORY, memory),
+        "ours, onto a disk": (REPOSITORY, folder),
         "an empty template": (empty.parent, memory),
     }
     times: dict[str, list[float]] = {name: [] for name in bakes}
     for number in range(rounds + 1):
-        for name, (source, place) in bakes.items():
-            with tempfile.TemporaryDirectory(dir=place) as target:
+        for name, (template, parent) in bakes.items():
+            with tempfile.TemporaryDirectory(dir=parent) as target:
                 start = time.perf_counter()
-                bake(source, Path(target))
+                bake(Path(target), template)
                 if number > 0:  # the first one imports
                     times[name].append((time.perf_counter() - start) * 1000)
     cells: dict[str, Spread | str] = {name: Spread.of(each) for name, each in times.items()}
     return Row(BAKE, "ms", target_of(BAKE), cells)
 
 
-def measure_first_answer(project: Path, folder: Path, rounds: int) -> Row:
-    """From the start of uvicorn to the whole first answer, over the same of a bare app."""
-    (folder / "bare.py").write_text(
-        "from starlette.applications import Starlette\n"
-        "from starlette.responses import PlainTextResponse\n"
-        "from starlette.routing import Route\n"
-        "app = Starlette(routes=[Route('/', lambda request: PlainTextResponse('ok'))])\n"
-    )
-    ratios = []
-    for _ in range(rounds + 1):
-        bare = _first_answer(project, folder, "bare:app")
-        ours = _first_answer(project, project / "src", f"{PACKAGE}.app:create_app", "--factory")
-        ratios.append(ours / bare)
+def measure_first_answers(folder: Path, rounds: int) -> Iterator[Row]:
+    """From the start of uvicorn to the whole first answer of a generated app.
+
+    In memory over that of a bare app; on a database in milliseconds more than in memory.
+    """
+    (folder / "bare.py").write_text(BARE)
+    project = bake(folder)
+    with open_backend("postgresql", folder) as server:
+        _configure(project, "memory")
+        _configure(project, "sqlite", f"sqlite:///{folder}/first-answer.db")
+        _configure(project, "postgresql", server.url)
+        app = (f"{PACKAGE}.app:create_app", "--factory")
+        found: dict[str, list[float]] = {"bare": [], "memory": [], "sqlite": [], "postgresql": []}
+        for _ in range(rounds + 1):
+            found["bare"].append(_first_answer(folder, "bare:app"))
+            for store in ("memory", *ON_DATABASES):
+                found[store].append(_first_answer(project, *app, env=store))
     # The first round wrote the bytecode.
-    return Row(FIRST_ANSWER, "x", target_of(FIRST_ANSWER), {"ours": Spread.of(ratios[1:])})
+    bare, memory, *databases = (seconds[1:] for seconds in found.values())
+    ratios = [ours / base for ours, base in zip(memory, bare, strict=True)]
+    yield Row(FIRST_ANSWER, "x", target_of(FIRST_ANSWER), {"ours": Spread.of(ratios)})
+    for name, seconds in zip(ON_DATABASES.values(), databases, strict=True):
+        more = [(ours - base) * 1000 for ours, base in zip(seconds, memory, strict=True)]
+        yield Row(name, "ms more than in memory", target_of(name), {"ours": Spread.of(more)})
 
 
-def _first_answer(project: Path, source: Path, *app: str) -> float:
-    port = servers_of(project).free_port()
-    command = [sys.executable, "-m", "uvicorn", *app, "--port", str(port)]
+def _configure(project: Path, store: str, url: str = "") -> None:
+    """An environment that is not for debugging, in which the app would migrate at its start."""
+    toml = f'[middlewares.session.store]\ntype = "{"database" if url else store}"\n'
+    toml += f'[database]\nurl = "{url}"\n' if url else ""
+    (project / "config" / f"{store}.toml").write_text(toml)
+    if url:
+        command = [sys.executable, "-m", PACKAGE, "migrate", "--env", store]
+        subprocess.run(
+            command, cwd=project, env=_variables(project), stdout=subprocess.DEVNULL, check=True
+        )
+
+
+def _variables(project: Path, env: str = "") -> dict[str, str]:
+    found = os.environ | {"PYTHONPATH": os.pathsep.join([str(project), str(project / "src")])}
+    return found | {f"{PACKAGE.upper()}_ENV": env} if env else found
+
+
+def _first_answer(project: Path, *app: str, env: str = "") -> float:
+    port = servers.free_port()
     start = time.perf_counter()
     process = subprocess.Popen(
-        [*command, "--log-level", "critical"],
+        [sys.executable, "-m", "uvicorn", *app, "--port", str(port), "--log-level", "critical"],
         cwd=project,
-        env=os.environ | {"PYTHONPATH": str(source)},
+        env=_variables(project, env),
     )
     try:
         _wait_for_answer(port, process)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from starlette.types import ASGIApp
 
 from . import floors, peers
-from .place import STORES, Place
-from .project import ours
-from .workloads import WORKLOADS
+from .backends import STORES, Backend
+from .ours import ours, ours_on_some_routes
+from .workloads import EVERYWHERE
 
 
 @dataclass(frozen=True)
@@ -21,25 +21,24 @@ class Subject:
     """
 
     name: str
-    build: Callable[[Place], ASGIApp]
+    build: Callable[[Backend], ASGIApp]
     stores: tuple[str, ...]
-    workloads: tuple[str, ...] = tuple(WORKLOADS)
+    workloads: tuple[str, ...] = tuple(EVERYWHERE)
     has_sessions: bool = True
     login: str = ""
 
 
 BARE = Subject("bare", floors.bare, STORES, has_sessions=False)
 OURS = Subject("ours", ours, STORES, login="owner and rotate_id()")
+OURS_OUTSIDE = Subject("ours", ours_on_some_routes, ("memory",), ("outside with cookie",))
 
 
-def _floor(name: str, build: Callable[[Place], ASGIApp], store: str) -> Subject:
+def _floor(name: str, build: Callable[[Backend], ASGIApp], store: str) -> Subject:
     return Subject(name, build, (store,), ("read", "write"), has_sessions=False)
 
 
 FLOORS = [
-    _floor("floor", floors.memory, "memory"),
     _floor("floor", floors.file, "file"),
-    _floor("floor in a thread", floors.file_in_thread, "file"),
     _floor("floor", floors.cache, "cache"),
     _floor("floor", floors.sqlite, "sqlite"),
     _floor("floor", floors.postgresql, "postgresql"),
@@ -83,4 +82,4 @@ PEERS = [
 
 def subjects_of(store: str) -> list[Subject]:
     """All but the bare app, in the order of the columns."""
-    return [subject for subject in (OURS, *FLOORS, *PEERS) if store in subject.stores]
+    return [subject for subject in (OURS, OURS_OUTSIDE, *FLOORS, *PEERS) if store in subject.stores]

@@ -12,13 +12,14 @@ from starlette.routing import Route
 
 Handler = Callable[[Request], Awaitable[Response]]
 
-WORKLOADS = {
+EVERYWHERE = {
     "untouched": "no cookie, and no look at the session",
     "untouched with cookie": "a cookie, and no look at the session",
     "read": "one value is read",
     "write": "one value is read and changed",
     "login": "the owner is set, and the id rotated",
 }
+WORKLOADS = EVERYWHERE | {"outside with cookie": "a cookie, on a route without the middleware"}
 SIZES = {"300 B": 300, "10 KB": 10_000}  # bytes of JSON
 CLIENTS = 64  # as many sessions, and as many requests at once
 
@@ -91,6 +92,7 @@ def routes(
 
 
 def routes_without_session(read: Handler = answer, write: Handler = answer) -> list[Route]:
-    """The same paths, where there is no session at all."""
-    handlers = {"untouched": answer, "read": read, "write": write, "login": answer}
+    """The same paths in the same order, where there is no session at all."""
+    handlers = dict.fromkeys(("untouched", "read", "write", "login", "outside"), answer)
+    handlers |= {"read": read, "write": write}
     return [Route(f"/{name}", handler) for name, handler in handlers.items()]
