@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 from typing import Any
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import MasterNotFoundError, SentinelConnectionPool
-from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
+from redis.backoff import NoBackoff
 from redis.exceptions import (
     AuthenticationError,
     ClusterCrossSlotError,
@@ -19,53 +20,60 @@ from redis.exceptions import (
 )
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from .batches import Batches
-from .uri import Address, CacheURI
 from .cluster import Cluster
+from .server import Server
+from .uri import Address, CacheURI
 
 CLOSED = ("reset by peer", "closed by server", "Connection lost", "Broken pipe")
 NODE_OF_CLUSTER = "the server is a node of a Cluster: its scheme is redis+cluster"
 
 
-def connect(uri: CacheURI) -> Batches | Cluster:
+def connect(uri: CacheURI) -> Server | Cluster:
     """The server, the primary that sentinels name, or the Cluster. Nothing connects yet."""
-    options = {
+    options: dict[str, Any] = {
         "ssl": uri.is_tls,
         "protocol": 2,  # in which a server says nothing that it was not asked
+        "retry": Retry(NoBackoff(), 0),  # a batch is sent again as a whole, by Server
+        "socket_timeout": None,  # as for a batch
+        "socket_connect_timeout": uri.connect_timeout,
         "socket_keepalive": True,  # finds out that an idle connection is lost
-        "retry": Retry(ExponentialWithJitterBackoff(base=0.01, cap=0.1), retries=1),  # to connect
         **uri.options,
         **uri.login,
     }
 
-    def open_node(address: Address) -> Batches:
-        return Batches(Redis(host=address.host, port=address.port, **options), uri.connections)
+    def server(open_client: Callable[[], Any]) -> Server:
+        timeouts = {"timeout": uri.timeout, "connect_timeout": uri.connect_timeout}
+        return Server(open_client, connections=uri.connections, **timeouts)
+
+    def open_node(address: Address) -> Server:
+        return server(lambda: Redis(host=address.host, port=address.port, **options))
+
+    def open_primary() -> Any:
+        new_pool: Any = SentinelConnectionPool
+        return Redis.from_pool(new_pool(uri.path, _Sentinels(uri), **options))
 
     match uri.kind:
         case "cluster":
             return Cluster(open_node, uri.addresses)
         case "sentinel":
-            new_pool: Any = SentinelConnectionPool
-            pool = new_pool(uri.path, _Sentinels(uri), **options)
-            return Batches(Redis.from_pool(pool), uri.connections)
+            return server(open_primary)
         case "unix":
-            return Batches(Redis(unix_socket_path=uri.path, **options), uri.connections)
+            return server(lambda: Redis(unix_socket_path=uri.path, **options))
         case _:
             return open_node(uri.addresses[0])
 
 
 def explain(error: Exception, uri: CacheURI) -> str:
     """What went wrong, and what to look at in the URI."""
-    # Which of several servers it was, an error without words does not tell.
-    late = " from {}:{}".format(*uri.addresses[0]) if uri.kind == "" else ""
-    text = str(error).strip().rstrip(".") or f"no answer in time{late}"
-    is_of_cluster = isinstance(error, (ClusterError, ClusterCrossSlotError, MovedError))
     is_late = isinstance(error, (TimeoutError, RedisTimeoutError))
-    is_closed = any(words in text for words in CLOSED)
+    text = str(error).strip().rstrip(".")
+    if is_late or not text:  # where it is one of several, no error says which
+        text = "no answer in time" + ("" if uri.kind else " from {}:{}".format(*uri.addresses[0]))
     if isinstance(error, MasterNotFoundError):
         return text
     if isinstance(error, AuthenticationError):
         return "the user or the password is wrong, or missing"
+    is_of_cluster = isinstance(error, (ClusterError, ClusterCrossSlotError, MovedError))
     if (is_of_cluster or "in cluster mode" in text) and uri.kind != "cluster":
         return NODE_OF_CLUSTER
     if "cluster support disabled" in text:
@@ -78,22 +86,25 @@ def explain(error: Exception, uri: CacheURI) -> str:
         return f"{text}: ssl_ca_certs names a file of certificates to trust"
     if uri.is_tls and (is_late or "[SSL" in text):
         return f"{text}: does the server speak TLS? Without, its scheme is redis"
-    if not uri.is_tls and is_closed:
+    if not uri.is_tls and any(words in text for words in CLOSED):
         return f"{text}: does the server want TLS? Then its scheme is rediss"
     return text
 
 
 class _Sentinels:
-    """Whom redis-py's pool asks for the primary whenever a connection begins."""
+    """Whom redis-py's pool asks for the primary when a connection begins.
+
+    redis-py's own class waits for each sentinel in turn, in the order of the URI, and tells of a
+    failure by the names of its objects.
+    """
 
     def __init__(self, uri: CacheURI) -> None:
         self._uri = uri
         tls = {name: value for name, value in uri.options.items() if name.startswith("ssl_")}
-        no_retry = Retry(NoBackoff(), retries=0)
-        options = {"ssl": uri.is_tls, "retry": no_retry, "decode_responses": True}
-        self._options = {**options, **tls, **uri.sentinel_login}
+        options = {"ssl": uri.is_tls, "retry": Retry(NoBackoff(), 0), "decode_responses": True}
+        self._options: dict[str, Any] = {**options, **tls, **uri.sentinel_login}
         # One that does not answer leaves time for the others, and for the server itself.
-        self._timeout = uri.options["socket_connect_timeout"] / (len(uri.addresses) + 1)
+        self._timeout = uri.connect_timeout / (len(uri.addresses) + 1)
 
     async def discover_master(self, service: str) -> tuple[str, int]:
         """Where the primary is, as the first sentinel says that answers."""
@@ -107,6 +118,6 @@ class _Sentinels:
                 fault = f"sentinel {host}:{port}: {explain(error, self._uri)}"
                 continue
             if found:
-                return found[0], found[1]
+                return found[0], int(found[1])
             fault = f"the sentinels know no service {service!r}"
         raise MasterNotFoundError(fault)

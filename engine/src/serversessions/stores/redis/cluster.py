@@ -1,6 +1,8 @@
-"""Commands to a Redis Cluster: each goes to the node that serves its key, with that node's batches.
+"""Commands to a Cluster, each to the node that serves its key: redis-py's own client can't do it.
 
-redis-py's own client of Clusters has neither batches nor one limit for the time of all it tries.
+In its pipeline a node that hangs holds up the commands to all others, one that fails costs all
+others their connections, and what has moved is sent again one by one; what it sends after ASKING
+may go over another connection.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import Any
 from redis.crc import key_slot
 from redis.exceptions import AskError, ClusterDownError, MovedError, ResponseError
 
-from .batches import Argument, Batches
+from .server import Argument, Server
 from .uri import Address
 
 SLOTS = 16384
@@ -32,11 +34,11 @@ class Cluster:
     node serves that slot by then; so it may be carried out twice.
     """
 
-    def __init__(self, open_node: Callable[[Address], Batches], seeds: Sequence[Address]) -> None:
+    def __init__(self, open_node: Callable[[Address], Server], seeds: Sequence[Address]) -> None:
         self._open = open_node
         self._seeds = seeds
         self._known = set(seeds)
-        self._nodes: dict[Address, Batches] = {}
+        self._nodes: dict[Address, Server] = {}
         self._map: list[Address | None] = [None] * SLOTS
         self.version = ""  # another one after slots have moved
         self._reading: asyncio.Task[None] | None = None
@@ -45,9 +47,8 @@ class Cluster:
         self._closing: set[asyncio.Task[None]] = set()
 
     async def send(self, *command: Argument) -> Any:
-        """The answer, or the error in its place: a ``RedisError`` or an ``OSError``."""
-        key = command[3] if command[0] in ("EVAL", "EVALSHA") else command[1]
-        slot = key_slot(str(key).encode())
+        """The answer, or in its place the error: a ``RedisError`` or an ``OSError``."""
+        slot = _slot(command[3] if command[0] in ("EVAL", "EVALSHA") else command[1])
         if self._map[slot] is None:
             await self._read_map()
         answer: Any = self._fault or ClusterDownError(f"no node serves slot {slot}")
@@ -69,7 +70,7 @@ class Cluster:
                 break
         return answer
 
-    async def primaries(self) -> list[Batches]:
+    async def primaries(self) -> list[Server]:
         """The nodes that serve slots, in the order of these.
 
         Raises:
@@ -81,12 +82,17 @@ class Cluster:
             raise self._fault
         return [self._node(address) for address in dict.fromkeys(self._map) if address]
 
+    def node_of(self, key: str) -> Server | None:
+        """The node that serves a key, if it is known."""
+        address = self._map[_slot(key)]
+        return None if address is None else self._node(address)
+
     async def aclose(self) -> None:
         """Wait for what is under way, and disconnect."""
         nodes = [node.aclose() for node in self._nodes.values()]
         await asyncio.gather(*nodes, *self._closing)
 
-    def _node(self, address: Address) -> Batches:
+    def _node(self, address: Address) -> Server:
         if address not in self._nodes:
             self._nodes[address] = self._open(address)
         return self._nodes[address]
@@ -120,11 +126,12 @@ class Cluster:
         answer = await self._node(address).send("CLUSTER", "SLOTS")
         if isinstance(answer, Exception):
             return answer
-        return [
+
+        def known(host: bytes | None, port: int, *_: object) -> Address:
             # A node that does not know its own name leaves it to those who asked.
-            (first, last, [_address(host or b"", port, address) for host, port, *_ in nodes])
-            for first, last, *nodes in answer
-        ]
+            return Address(address.host if host in (None, b"", b"?") else host.decode(), port)
+
+        return [(first, last, [known(*node) for node in nodes]) for first, last, *nodes in answer]
 
     def _take(self, ranges: Ranges) -> None:
         self._map = [None] * SLOTS
@@ -140,11 +147,10 @@ class Cluster:
             task.add_done_callback(self._closing.discard)
 
 
+def _slot(key: Argument) -> int:
+    return key_slot(str(key).encode())
+
+
 def _target(error: AskError, asked: Address) -> Address:
     """The node to which one that was asked has pointed."""
     return Address(error.host or asked.host, error.port)
-
-
-def _address(host: bytes, port: int, asked: Address) -> Address:
-    name = host.decode()
-    return Address(asked.host if name in ("", "?") else name, port)

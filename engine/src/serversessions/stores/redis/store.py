@@ -1,12 +1,11 @@
 """Sessions in Redis or Valkey: shared by any number of processes and machines.
 
-Each record is one string, ``<prefix>:session:<key>``, with the server's own time to live. Changes
-are scripts that the server caches, so that comparing and swapping is one step and one round trip.
-``<prefix>:owner:<owner>`` is the sorted set of an owner's keys by expiry. A key is noted there no
-later than its record is written; one whose record is gone does no harm, and goes when its time is
-over.
+Each record is one string, ``<prefix>:session:<key>``, with a time to live. Changes are scripts, in
+``lua/``: comparing and swapping is one step and one round trip. ``<prefix>:owner:<owner>`` is the
+index of an owner's keys, a sorted set by expiry. Whatever writes or touches a session that has an
+owner marks it there. A mark whose record is gone does no harm, and goes when its time is over.
 
-On a Cluster no script may touch keys of two slots: there the note, and the end of the old key of a
+On a Cluster no script may touch keys of two slots: there the mark, and the end of the old key of a
 record that moves, are steps of their own.
 """
 
@@ -16,121 +15,38 @@ import asyncio
 import hashlib
 import logging
 import math
+import secrets
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from importlib.resources import files
 from typing import Any
 
 from redis.exceptions import NoScriptError, RedisError
 
 from ...store import CorruptRecord, Record, StoreUnavailable, pack_expires
-from .batches import Argument, Batches
+from .clients import connect, explain
+from .server import Argument, Server
 from .uri import parse_cache_uri
-from .clients import NODE_OF_CLUSTER, connect, explain
 
 logger = logging.getLogger(__name__)
 
-MOVED = 60  # seconds for which an old key on a Cluster tells where its record went
+CHUNK = 100  # records that one caller deletes or marks before others get their turn
+TOMBSTONE = 60  # seconds for which an old key on a Cluster tells where its record went
+_MOVED = b"MOVE"  # what a tombstone begins with
 
 
 class _Script:
     """A script, and the name under which the server caches it."""
 
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self.sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+    def __init__(self, name: str) -> None:
+        lua = files(__package__) / "lua"
+        self.text = (lua / "common.lua").read_text() + (lua / f"{name}.lua").read_text()
+        self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
 
-# In every script ARGV[1] is the time now and ARGV[2] the new expiry in milliseconds, and OWNED, the
-# set of the owner whose session is written, is the last of KEYS; on a Cluster it is not given.
-_NOTE = """
-local function note(owned, member)
-  if not owned then return end
-  redis.call('ZREMRANGEBYSCORE', owned, '-inf', ARGV[1] * 1000)
-  redis.call('ZADD', owned, ARGV[2], member)
-  redis.call('PEXPIREAT', owned, redis.call('ZRANGE', owned, -1, -1, 'WITHSCORES')[2])
-end
-"""
-# KEYS: OWNED. ARGV[3]: the key to note there.
-_NOTE_OWNER = _Script(_NOTE + "note(KEYS[1], ARGV[3])")
-
-# In all that follow KEYS[1] is the session. The positions are those of store.py's header, counted
-# from 0 as GETRANGE does.
-_COMMON = (
-    _NOTE
-    + """
-local function key_of(name) return string.sub(name, -64) end
-local function is_live()
-  local expires = redis.call('GETRANGE', KEYS[1], 12, 19)
-  return #expires == 8 and struct.unpack('>d', expires) > tonumber(ARGV[1])
-end
-local function is_live_at(version)
-  local found = redis.call('GETRANGE', KEYS[1], 4, 19)
-  if #found < 16 or string.sub(found, 1, 8) ~= version then return false end
-  return struct.unpack('>d', found, 9) > tonumber(ARGV[1])
-end
-local function owner()
-  local length = redis.call('GETRANGE', KEYS[1], 36, 37)
-  if #length < 2 or length == '\\255\\255' then return '' end
-  return redis.call('GETRANGE', KEYS[1], 38, 37 + struct.unpack('>I2', length))
-end
-"""
-)
-# KEYS: session, OWNED. ARGV[3]: the record.
-_CREATE = _Script(
-    _COMMON
-    + """
-if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
-note(KEYS[2], key_of(KEYS[1]))
-redis.call('SET', KEYS[1], ARGV[3], 'PXAT', ARGV[2])
-return 1
-"""
-)
-# KEYS: session, OWNED. ARGV[3]: the record, ARGV[4]: the version to replace.
-_UPDATE = _Script(
-    _COMMON
-    + """
-if not is_live_at(ARGV[4]) then return 0 end
-note(KEYS[2], key_of(KEYS[1]))
-redis.call('SET', KEYS[1], ARGV[3], 'PXAT', ARGV[2])
-return 1
-"""
-)
-# KEYS: session, its new name, OWNED. ARGV as above. Not on a Cluster.
-_MOVE = _Script(
-    _COMMON
-    + """
-if not is_live_at(ARGV[4]) or redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
-note(KEYS[3], key_of(KEYS[2]))
-redis.call('SET', KEYS[2], ARGV[3], 'PXAT', ARGV[2])
-redis.call('DEL', KEYS[1])
-if KEYS[3] then redis.call('ZREM', KEYS[3], key_of(KEYS[1])) end
-return 1
-"""
-)
-# KEYS: session, OWNED. ARGV[3]: the expiry packed, ARGV[4]: the owner, "" for none. Returns the
-# owner, with nothing changed, if it is another.
-_TOUCH = _Script(
-    _COMMON
-    + """
-if not is_live() then return 0 end
-if owner() ~= ARGV[4] then return owner() end
-note(KEYS[2], key_of(KEYS[1]))
-redis.call('SETRANGE', KEYS[1], 12, ARGV[3])
-redis.call('PEXPIREAT', KEYS[1], ARGV[2])
-return 1
-"""
-)
-# KEYS: session, OWNED. ARGV[3]: the owner without whose name it stays, "" for any.
-_DELETE = _Script(
-    _COMMON
-    + """
-if KEYS[2] then redis.call('ZREM', KEYS[2], key_of(KEYS[1])) end
-if ARGV[3] ~= '' and owner() ~= ARGV[3] then return 0 end
-local was_live = is_live()
-redis.call('DEL', KEYS[1])
-return was_live and 1 or 0
-"""
+_CREATE, _UPDATE, _MOVE, _TOUCH, _DELETE, _MARK = map(
+    _Script, ("create", "update", "move", "touch", "delete", "mark")
 )
 
 
@@ -138,6 +54,11 @@ class RedisStore:
     """Sessions behind the URI of a cache: of a server, of sentinels, or of a Cluster.
 
     All keys begin with ``prefix``, or with the one that the URI gives.
+
+    When a session is over, the server's clock decides: the expiry of a record is carried over as
+    the time that it has left by ``clock``. So the application's clock may be wrong. A ``clock``
+    other than ``time.time`` is a test's: what it is ahead of ``time.time``, the server's clock is
+    taken to be ahead as well.
 
     Raises:
         ValueError: the URI is wrong; the message tells where, and what is allowed.
@@ -157,15 +78,16 @@ class RedisStore:
         return bool(done)
 
     async def load(self, key: str) -> Record | None:
-        raw = await self._do("GET", self._session(key))
-        if raw is None:
+        raw = await self._get(key)
+        if raw is None or raw.startswith(_MOVED):
             return None
         try:
             record = Record.from_bytes(raw)
         except CorruptRecord as error:
             logger.warning("Ignored %s: %s", self._session(key), error)
             return None
-        return record if record.expires > self._clock() else None
+        is_over = self._clock is not time.time and record.expires <= self._clock()
+        return None if is_over else record
 
     async def update(self, key: str, record: Record, *, move_to: str | None = None) -> bool:
         if move_to is not None and self._is_cluster:
@@ -182,9 +104,8 @@ class RedisStore:
         return bool(done)
 
     async def delete(self, *keys: str, owner: str | None = None) -> int:
-        names = () if owner is None or self._is_cluster else (self._owned_by(owner),)
-        done = (self._run(_DELETE, [self._session(key), *names], 0, owner or "") for key in keys)
-        return sum(await asyncio.gather(*done))
+        chunks = (keys[start : start + CHUNK] for start in range(0, len(keys), CHUNK))
+        return sum([await self._delete(chunk, owner) for chunk in chunks])
 
     async def delete_expired(self, limit: int = 1000) -> int:
         """Nothing to do: the server forgets each key when its time to live is over."""
@@ -193,7 +114,8 @@ class RedisStore:
     async def list_owned(
         self, owner: str, *, after: str = "", limit: int = 100
     ) -> list[tuple[str, Record]]:
-        keys = sorted(key for key in await self._keys_of(owner) if key > after)
+        marked = {key async for keys in self._marked(owner) for key in keys if key > after}
+        keys = sorted(marked)
         found: list[tuple[str, Record]] = []
         while keys and len(found) < limit:
             records = await self._load_all(keys[:limit])
@@ -202,11 +124,13 @@ class RedisStore:
         return found[:limit]
 
     async def delete_owned(self, owner: str, *, except_key: str | None = None) -> int:
-        # Again until none is new: one that moves meanwhile is noted before it does.
-        count, done = 0, {except_key}
-        while keys := set(await self._keys_of(owner)) - done:
-            count += await self.delete(*keys, owner=owner)
-            done |= keys
+        count, done, before = 0, {except_key}, 0
+        while len(done) > before:  # again until none is new: one that moves is marked before
+            before = len(done)
+            async for keys in self._marked(owner):
+                new = [key for key in keys if key not in done]
+                count += await self.delete(*new, owner=owner)
+                done.update(new)
         return count
 
     async def scan(
@@ -219,28 +143,33 @@ class RedisStore:
             raise StoreUnavailable("cache: its slots have moved during the scan: begin it again")
         node = nodes[int(index)]
         command = ("SCAN", at, "MATCH", self._session("*"), "COUNT", limit)
-        info, answer = await asyncio.gather(self._info(node), self._ask(node, *command))
+        info, (next_at, names) = await asyncio.gather(
+            self._ask(node, "INFO", "server"), self._ask(node, *command)
+        )
         run = info["run_id"]
         if run_before not in ("", run):
             raise StoreUnavailable("cache: a server was replaced during the scan: begin it again")
-        at, names = answer[0].decode(), answer[1]
         found = await self._load_all([name.decode()[-64:] for name in names])
-        if at != "0":
-            return found, f"{index}.{at}.{version}.{run}"
+        if next_at:
+            return found, f"{index}.{next_at}.{version}.{run}"
         return found, f"{int(index) + 1}.0.{version}." if int(index) + 1 < len(nodes) else ""
 
     async def ping(self) -> None:
+        """Create a record and delete it, on every primary: ready is who takes sessions."""
         nodes = await self._primaries()
-        await asyncio.gather(*(self._ask(node, "PING") for node in nodes))
-        if not self._is_cluster:  # where it would only show when a key is of another node
-            about = await nodes[0].send("INFO", "cluster")
-            if isinstance(about, bytes) and b"cluster_enabled:1" in about:
-                raise StoreUnavailable(f"cache: {NODE_OF_CLUSTER}")
+        keys: dict[Server | None, str] = {}
+        while len(keys.keys() & nodes) < len(nodes):  # until chance has found a key for each
+            key = secrets.token_hex(32)
+            keys[self._server.node_of(self._session(key))] = key
+        now = self._clock()
+        probes = ((key, Record(b"", now, now + TOMBSTONE, owner=key)) for key in keys.values())
+        await asyncio.gather(*(self.create(key, record) for key, record in probes))
+        await self.delete(*keys.values())
 
     async def find_risks(self) -> list[str]:
         """Which settings of the servers may cost sessions, a line each."""
         nodes = await self._primaries()
-        infos = await asyncio.gather(*map(self._info, nodes))
+        infos = await asyncio.gather(*(self._ask(node, "INFO") for node in nodes))
         is_replicated = self._uri.kind in ("sentinel", "cluster")
         risks = [risk for info in infos for risk in _find_risks(info, is_replicated)]
         return list(dict.fromkeys(risks))
@@ -254,19 +183,44 @@ class RedisStore:
         The new id is given to nobody before the old one is dead. Whatever ends this between the two
         leaves a record that no one can open, until its time is over.
         """
-        raw = record.to_bytes()
-        if not await self.create(new_key, record) and await self._get(new_key) != raw:
+        if not await self.create(new_key, record) and await self._get(new_key) != record.to_bytes():
             return False
-        # No live record, but one that tells an answer that was lost from a race that was.
-        moved = Record(new_key.encode(), record.created, 0, record.version).to_bytes()
-        until, before = self._clock() + MOVED, _version_before(record)
+        # By it an answer that was lost is told from a race that was.
+        tombstone = _MOVED + new_key[:32].encode()
+        until, before = self._clock() + TOMBSTONE, _version_before(record)
         if (
-            await self._write(_UPDATE, [key], None, until, moved, before)
-            or await self._get(key) == moved
+            await self._write(_UPDATE, [key], None, until, tombstone, before)
+            or await self._get(key) == tombstone
         ):
+            if record.owner is not None:
+                await self._do("ZREM", self._index(record.owner), key)
             return True
         await self.delete(new_key)
         return False
+
+    async def _delete(self, keys: Sequence[str], owner: str | None) -> int:
+        """Delete records, and then the marks of those that were there."""
+        runs = (self._run(_DELETE, [self._session(key)], 0, owner or "") for key in keys)
+        marked: dict[str, list[str]] = {}
+        count = 0
+        for key, done in zip(keys, await asyncio.gather(*runs), strict=True):
+            if done:
+                was_live, its_owner = done
+                count += was_live
+                if its_owner:
+                    marked.setdefault(its_owner.decode(), []).append(key)
+        for each, theirs in marked.items():
+            await self._do("ZREM", self._index(each), *theirs)
+        return count
+
+    async def _marked(self, owner: str) -> AsyncIterator[list[str]]:
+        """All keys in an owner's index, some at a time; one may come twice."""
+        at = 0
+        while True:
+            at, marks = await self._do("ZSCAN", self._index(owner), at, "COUNT", CHUNK)
+            yield [key.decode() for key, _ in marks]
+            if not at:
+                return
 
     async def _get(self, key: str) -> Any:
         return await self._do("GET", self._session(key))
@@ -276,13 +230,10 @@ class RedisStore:
         found = zip(keys, records, strict=True)
         return [(key, record) for key, record in found if record is not None]
 
-    async def _keys_of(self, owner: str) -> list[str]:
-        return [key.decode() for key in await self._do("ZRANGE", self._owned_by(owner), 0, -1)]
-
     def _session(self, key: str) -> str:
         return f"{self._prefix}:session:{key}"
 
-    def _owned_by(self, owner: str) -> str:
+    def _index(self, owner: str) -> str:
         return f"{self._prefix}:owner:{owner}"
 
     async def _write(
@@ -293,40 +244,40 @@ class RedisStore:
         expires: float,
         *arguments: Argument,
     ) -> Any:
-        """Run a script that notes the owner's session; on a Cluster, note it before."""
+        """Run a script that marks the owner's session; on a Cluster, mark it before."""
         names = [self._session(key) for key in keys]
+        life = math.ceil((expires - self._clock()) * 1000) + self._ahead()
         if owner and self._is_cluster:
-            await self._run(_NOTE_OWNER, [self._owned_by(owner)], _ms(expires), keys[-1])
+            await self._run(_MARK, [self._index(owner)], life, keys[-1])
         elif owner:
-            names.append(self._owned_by(owner))
-        return await self._run(script, names, _ms(expires), *arguments)
+            names.append(self._index(owner))
+        return await self._run(script, names, life, *arguments)
 
-    async def _run(self, script: _Script, names: list[str], *arguments: Argument) -> Any:
-        rest = [len(names), *names, self._clock(), *arguments]
+    async def _run(self, script: _Script, names: list[str], life: int, *arguments: Argument) -> Any:
+        rest = [len(names), *names, self._ahead(), life, *arguments]
         try:
             return await self._do("EVALSHA", script.sha, *rest)
         except NoScriptError:  # a new server, or one that was told to forget
             return await self._do("EVAL", script.text, *rest)
 
+    def _ahead(self) -> int:
+        """Milliseconds by which a test's clock is ahead."""
+        return 0 if self._clock is time.time else round((self._clock() - time.time()) * 1000)
+
     async def _do(self, *command: Argument) -> Any:
         return self._accept(await self._server.send(*command))
 
-    async def _ask(self, node: Batches, *command: Argument) -> Any:
+    async def _ask(self, node: Server, *command: Argument) -> Any:
         return self._accept(await node.send(*command))
 
-    async def _info(self, node: Batches) -> dict[str, str]:
-        lines = (await self._ask(node, "INFO")).decode().splitlines()
-        return dict(line.split(":", 1) for line in lines if ":" in line)
-
-    async def _primaries(self) -> list[Batches]:
+    async def _primaries(self) -> list[Server]:
         try:
             return await self._server.primaries()
         except (RedisError, OSError) as error:
-            self._accept(error)
-            raise
+            raise StoreUnavailable(f"cache: {explain(error, self._uri)}") from error
 
     def _accept(self, answer: Any) -> Any:
-        """An answer that is none is raised."""
+        """The answer, unless it is an error: that is raised."""
         if isinstance(answer, NoScriptError):
             raise answer
         if isinstance(answer, Exception):
@@ -334,20 +285,21 @@ class RedisStore:
         return answer
 
 
-def _find_risks(info: dict[str, str], is_replicated: bool) -> list[str]:
+def _find_risks(info: dict[str, Any], is_replicated: bool) -> list[str]:
     risks = []
     policy = info.get("maxmemory_policy", "noeviction")
-    if info.get("maxmemory", "0") != "0" and policy != "noeviction":
+    if info.get("maxmemory") and policy != "noeviction":
         risks.append(
-            f"the cache server's maxmemory-policy is {policy}: when it is full it drops"
-            " sessions of visitors who are there. Set it to noeviction"
+            f"the cache server's maxmemory-policy is {policy}: when it is full it drops sessions of"
+            " visitors who are there, and forgets whose they are: a sign-out everywhere then misses"
+            " some. Set it to noeviction"
         )
-    if info.get("aof_enabled", "0") == "0":
+    if not info.get("aof_enabled"):
         risks.append(
             "the cache server's appendonly is off: a restart loses the sessions since its last"
             " snapshot, or all. Set it to yes"
         )
-    has_replicas = is_replicated or info.get("connected_slaves", "0") != "0"
+    has_replicas = is_replicated or info.get("connected_slaves")
     if has_replicas and "min_slaves_good_slaves" not in info:  # it is there if the setting is
         risks.append(
             "the cache server's min-replicas-to-write is 0: a primary that was cut off goes on"
@@ -359,7 +311,3 @@ def _find_risks(info: dict[str, str], is_replicated: bool) -> list[str]:
 
 def _version_before(record: Record) -> bytes:
     return struct.pack(">Q", record.version - 1)
-
-
-def _ms(expires: float) -> int:
-    return math.ceil(expires * 1000)

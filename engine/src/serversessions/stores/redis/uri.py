@@ -1,4 +1,4 @@
-"""What the URI of a cache says: which servers, how to reach them, and what sets them apart."""
+"""The URI of a cache: which servers, how to reach them, and what sets their keys apart."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote
 
-TIMEOUT = 2.0  # seconds to wait for a connection or an answer; a lost connection is tried twice
+TIMEOUT = 2.0  # seconds
 CONNECTIONS = 2  # to each server
 
 FORMS = {  # by what stands behind "+" in the scheme, if anything
@@ -19,10 +19,6 @@ FORMS = {  # by what stands behind "+" in the scheme, if anything
     "cluster": "redis+cluster://HOST:PORT,HOST:PORT",
     "unix": "unix:///PATH?db=DATABASE",
 }
-SCHEMES = (
-    *("redis", "rediss", "valkey", "valkeys", "unix"),
-    *("redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"),
-)
 
 
 class Address(NamedTuple):
@@ -34,7 +30,7 @@ class Address(NamedTuple):
 
 @dataclass(frozen=True)
 class CacheURI:
-    """A URI that was read. What goes to redis-py has the names that redis-py gives it."""
+    """A URI that was read. ``login`` and ``options`` have redis-py's names."""
 
     kind: str
     """one of ``FORMS``"""
@@ -46,12 +42,16 @@ class CacheURI:
     login: Mapping[str, Any] = field(repr=False)
     """user, password and database"""
     sentinel_login: Mapping[str, Any] = field(repr=False)
-    options: Mapping[str, Any]
-    """timeouts in seconds, the client's name, certificates"""
+    timeout: float
+    """seconds to wait for an answer"""
+    connect_timeout: float
+    """seconds to wait for a connection"""
     connections: int
     """to each server"""
     prefix: str | None
-    """of all keys; None for the project's own"""
+    """of all keys; None for the application's own"""
+    options: Mapping[str, Any]
+    """the client's name, certificates"""
 
 
 def parse_cache_uri(uri: str) -> CacheURI:
@@ -59,41 +59,41 @@ def parse_cache_uri(uri: str) -> CacheURI:
 
     Raises:
         ValueError: which part is wrong, and what is allowed there. The message holds no part of it
-            but the names of options.
+            but hosts and the names of options.
     """
     scheme, _, rest = uri.partition("://")
-    base, _, kind = scheme.partition("+")
-    kind = "unix" if base == "unix" else kind
-    is_tls = base in ("rediss", "valkeys")
-    place, _, query = rest.partition("?")
-    authority, slash, path = place.partition("/")
+    match = re.fullmatch(r"(redis|valkey)(s?)(?:\+(sentinel|cluster))?|unix", scheme)
+    if match is None:
+        raise ValueError("scheme: allowed: redis, rediss, valkey, valkeys, unix")
+    kind = "unix" if scheme == "unix" else match[3] or ""
+    location, _, query = rest.partition("?")
+    authority, slash, path = location.partition("/")
     login, _, hosts = authority.rpartition("@")
+    user, _, password = login.partition(":")
+    options = _read_options(query, kind, is_tls=bool(match[2]))
     addresses: tuple[Address, ...] = ()
+    db = options.pop("db", 0)
     if kind == "unix":
-        path, db = slash + path, ""
+        path = slash + path
         if hosts or not path.strip("/"):
             raise ValueError(f"path: missing; allowed: {FORMS[kind]}, with three slashes")
     else:
         addresses = _read_hosts(hosts, kind)
         path, db = _read_path(path, kind)
-    options = _read_options(query, kind, is_tls)
-    user, _, password = login.partition(":")
     return CacheURI(
         kind=kind,
         addresses=addresses,
         path=unquote(path),
-        is_tls=is_tls,
-        login={
-            "username": unquote(user) or None,
-            "password": unquote(password) or None,
-            "db": options.pop("db", 0) or _read_db(db, kind),
-        },
+        is_tls=bool(match[2]),
+        login={"username": unquote(user) or None, "password": unquote(password) or None, "db": db},
         sentinel_login={
             name: options.pop(f"sentinel_{name}", None) for name in ("username", "password")
         },
+        timeout=options.pop("socket_timeout", TIMEOUT),
+        connect_timeout=options.pop("socket_connect_timeout", TIMEOUT),
         connections=options.pop("max_connections", CONNECTIONS),
         prefix=options.pop("prefix", None),
-        options={"socket_timeout": TIMEOUT, "socket_connect_timeout": TIMEOUT, **options},
+        options=options,
     )
 
 
@@ -103,11 +103,10 @@ def _read_hosts(text: str, kind: str) -> tuple[Address, ...]:
         raise ValueError(
             "host: several; allowed: one, or several with redis+sentinel:// or redis+cluster://"
         )
-    port = 26379 if kind == "sentinel" else 6379
-    return tuple(_read_host(host, port, kind) for host in hosts)
+    return tuple(_read_host(host, kind) for host in hosts)
 
 
-def _read_host(text: str, default_port: int, kind: str) -> Address:
+def _read_host(text: str, kind: str) -> Address:
     match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:]*)(?::(.*))?", text)
     if match is None:
         raise ValueError("host: allowed: a name or an address, of IPv6 in brackets: [::1]")
@@ -115,29 +114,25 @@ def _read_host(text: str, default_port: int, kind: str) -> Address:
     if not host:
         raise ValueError(f"host: missing; allowed: {FORMS[kind]}")
     if port is None:
-        return Address(host, default_port)
+        return Address(host, 26379 if kind == "sentinel" else 6379)
     if not _is_number(port) or not 0 < int(port) < 65536:
         raise ValueError(f"port of {host}: allowed: a number from 1 to 65535")
     return Address(host, int(port))
 
 
-def _read_path(path: str, kind: str) -> tuple[str, str]:
+def _read_path(path: str, kind: str) -> tuple[str, int]:
     """The service, for sentinels, and the database."""
     service, _, db = path.partition("/") if kind == "sentinel" else ("", "", path)
     if kind == "sentinel" and not service:
         raise ValueError(f"service: missing; allowed: {FORMS[kind]}, as the sentinels call it")
-    return service, db
-
-
-def _read_db(text: str, kind: str) -> int:
-    if kind == "cluster" and text not in ("", "0"):
+    if kind == "cluster" and db not in ("", "0"):
         raise ValueError("database: allowed: 0, since a Cluster has no other")
-    if text and not _is_number(text):
+    if db and not _is_number(db):
         raise ValueError("database: allowed: a number from 0")
-    return int(text or 0)
+    return service, int(db or 0)
 
 
-def _read_options(query: str, kind: str, is_tls: bool) -> dict[str, Any]:
+def _read_options(query: str, kind: str, *, is_tls: bool) -> dict[str, Any]:
     readers = _OPTIONS | _OPTIONS_OF.get(kind, {}) | (_TLS_OPTIONS if is_tls else {})
     options = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
@@ -162,42 +157,36 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _matching(pattern: str) -> Callable[[str], str]:
-    def read(text: str) -> str:
-        if not re.fullmatch(pattern, text):
-            raise ValueError
-        return text
-
-    return read
-
-
-def _positive(text: str) -> int:
-    return int(_matching("[1-9][0-9]{0,3}")(text))
-
-
-def _true_or_false(text: str) -> bool:
-    return _matching("true|false")(text) == "true"
-
-
 def _file(text: str) -> str:
     if not Path(text).is_file():
         raise ValueError
     return text
 
 
+def _matching(pattern: str, convert: Callable[[str], Any] = str) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        if not re.fullmatch(pattern, text):
+            raise ValueError
+        return convert(text)
+
+    return read
+
+
 Option = tuple[Callable[[str], Any], str]  # reads a value, and says what it may be
 
-_NAME = "letters, digits and . _ : -"  # nothing that a pattern or a hash tag is made of
-_name = _matching(r"[A-Za-z0-9._:-]+")
+_NAME: Option = (  # nothing that a pattern or a hash tag is made of
+    _matching(r"[A-Za-z0-9._:-]+"),
+    "letters, digits and . _ : -",
+)
 _OPTIONS: dict[str, Option] = {
     "socket_timeout": (_seconds, "seconds to wait for an answer, above 0"),
     "socket_connect_timeout": (_seconds, "seconds to wait for a connection, above 0"),
-    "max_connections": (_positive, "connections to each server, 1 to 9999"),
-    "client_name": (_name, _NAME),
-    "prefix": (_name, _NAME),
+    "max_connections": (_matching("[1-9][0-9]{0,3}", int), "connections to each server, 1 to 9999"),
+    "client_name": _NAME,
+    "prefix": _NAME,
 }
 _OPTIONS_OF: dict[str, dict[str, Option]] = {
-    "unix": {"db": (lambda text: _read_db(text, "unix"), "a number from 0")},
+    "unix": {"db": (_matching("[0-9]{1,9}", int), "a number from 0")},
     "sentinel": {
         "sentinel_username": (str, "the user for the sentinels"),
         "sentinel_password": (str, "the password for the sentinels"),
@@ -208,5 +197,5 @@ _TLS_OPTIONS: dict[str, Option] = {
     "ssl_certfile": (_file, "a file that is there, with the client's certificate"),
     "ssl_keyfile": (_file, "a file that is there, with the client's key"),
     "ssl_cert_reqs": (_matching("required|none"), '"required", or "none" to trust any server'),
-    "ssl_check_hostname": (_true_or_false, "true or false"),
+    "ssl_check_hostname": (_matching("true|false", "true".__eq__), "true or false"),
 }
