@@ -1,7 +1,9 @@
-"""Alembic's entry: it runs the migrations with what ``migrate`` hands over."""
+"""What Alembic runs. The sessions' table has its revision; tables of your own join it here."""
 
-from alembic import context
+from serversessions.migrations import run
+from sqlalchemy import MetaData
 
-context.configure(**context.config.attributes)
-with context.begin_transaction():
-    context.run_migrations()
+from {{cookiecutter.package_name}}.config import AppConfig
+
+metadata = MetaData()  # in its place, that of your models: Base.metadata
+run(AppConfig, metadata)

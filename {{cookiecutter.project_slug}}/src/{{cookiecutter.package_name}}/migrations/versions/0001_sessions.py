@@ -1,32 +1,14 @@
 """The table of sessions."""
 
-import sqlalchemy as sa
-from alembic import op
+from serversessions.migrations import create_sessions_table, drop_sessions_table
 
 revision = "0001"
 down_revision = None
 
 
 def upgrade() -> None:
-    op.create_table(
-        "sessions",
-        sa.Column("key", sa.String(64), primary_key=True),
-        sa.Column("data", sa.LargeBinary, nullable=False),
-        sa.Column("created", sa.Double, nullable=False),
-        sa.Column("expires", sa.Double, nullable=False),
-        sa.Column("version", sa.BigInteger, nullable=False),
-        sa.Column("owner", sa.String(64), nullable=True),
-    )
-    op.create_index("ix_sessions_expires", "sessions", ["expires"])
-    has_owner = sa.text("owner IS NOT NULL")
-    op.create_index(
-        "ix_sessions_owner",
-        "sessions",
-        ["owner", "key"],
-        sqlite_where=has_owner,
-        postgresql_where=has_owner,
-    )
+    create_sessions_table("{{cookiecutter.package_name}}")
 
 
 def downgrade() -> None:
-    op.drop_table("sessions")
+    drop_sessions_table("{{cookiecutter.package_name}}")
