@@ -59,7 +59,8 @@ def test_a_free_port_stays_free_for_the_server_alone() -> None:
     port = servers.free_port()
     with socket.socket() as stranger, pytest.raises(OSError, match="in use"):
         stranger.bind(("127.0.0.1", port))
-    with servers.running([servers.valkey_program(), "--port", port], port, signal.SIGTERM) as one:
+    command = [servers.valkey_program(), "--port", port, "--save", ""]
+    with servers.running(command, port, signal.SIGTERM) as one:
         assert one.poll() is None
 
 
