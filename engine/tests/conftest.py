@@ -14,7 +14,7 @@ import pytest
 from serversessions import SessionStore
 from serversessions.testing import Clock, servers
 
-pytest_plugins = ["serversessions.testing.fixtures"]
+pytest_plugins = ["serversessions.testing.fixtures", "tests.faults"]
 
 KINDS = ["memory", "file", "sqlite", "postgresql", "cache"]
 

@@ -24,11 +24,8 @@ from serversessions.stores.redis.uri import CONNECTIONS
 from serversessions.testing import Clock
 from serversessions.testing.contract import HOUR, new_key
 
-from . import test_server_faults as faults
-from .test_server_faults import Valkey
+from .faults import Valkey
 from .test_sessions import Site, puts
-
-valkey_server = faults.valkey_server  # pytest finds the fixture by this name
 
 
 @pytest.fixture

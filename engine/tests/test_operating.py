@@ -14,11 +14,7 @@ import pytest
 from serversessions import Record, SessionStore
 from serversessions.testing.contract import new_key
 
-from . import test_server_faults as faults
-from .test_server_faults import Server, opened, until
-
-# pytest finds the fixtures by these names.
-postgresql_server, server = faults.postgresql_server, faults.server
+from .faults import Server, opened, until
 
 TOTAL = 2000
 
