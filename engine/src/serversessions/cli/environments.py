@@ -1,58 +1,41 @@
-"""``config``: environments from the first to the last, and what is in them."""
+"""``config new`` and ``config set-store``: environments are written, never overwritten."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-import sys
-from collections.abc import Iterator
 from difflib import unified_diff
 from pathlib import Path
 from typing import Any
 
 import click
-import tomlkit
 
-from .checks import check
-from ..config import (
-    OVERRIDE_PREFIX,
-    CacheStoreConfig,
-    DatabaseStoreConfig,
-    Key,
-    ProjectConfig,
-    Sources,
-    current_environment,
-    environment_file,
-    known_environments,
-    redact,
-)
-from ..config.dotenv import list_variables
+from ..config import CacheStoreConfig, DatabaseStoreConfig, ProjectConfig
 from ..config.environments import (
-    PLACES,
+    LOCATED_BY,
     STORE,
+    TEMPLATE,
+    find_missing,
+    list_own_keys,
     move_environment,
     new_environment,
-    questions,
     refuse_secret,
     write,
 )
-from ..config.sources import read_environment
-from ..stores import MissingPackage, describe_store, open_store
-from .common import Group, WrongUsage, command_name
+from ..config.sources import environment_file, override_variable, read_environment
+from ..problems import redact
+from ..stores import MissingPackage, describe, open_store
+from . import questions
+from .project import Project, WrongUsage, command_name, install_command, uses_uv
 
-STORES: dict[str, str] = questions()["store"]["choices"]
 KEYS = {"database": "database.url", "cache": "middlewares.session.store.uri"}  # may hold a password
-
-
-@click.group(cls=Group)
-def config() -> None:
-    """Add, move, show and check environments: config/ENV.toml."""
 
 
 def _store_options(command: Any) -> Any:
     for option in (
-        click.option("--store", type=click.Choice(list(STORES)), help="Where sessions live."),
+        click.option(
+            "--store", type=click.Choice(list(questions.STORES)), help="Where sessions live."
+        ),
         click.option("--path", help="The folder of the file store."),
         click.option("--url", help="The database, as an SQLAlchemy URL."),
         click.option("--uri", help="The server of the cache store."),
@@ -63,165 +46,108 @@ def _store_options(command: Any) -> Any:
     return command
 
 
-@config.command()
+@click.command()
 @click.argument("environment", metavar="ENV")
 @_store_options
 def new(
-    environment: str, store: str | None, yes: bool, dry_run: bool, **places: str | None
+    environment: str, store: str | None, yes: bool, dry_run: bool, **located: str | None
 ) -> None:
     """Write config/ENV.toml for a new environment."""
-    path = environment_file(environment)
+    path, config_class = environment_file(environment), Project.current().config_class
     if not path.parent.is_dir():
         raise WrongUsage(f"no {path.parent}/ in {Path.cwd()}: run this in the project's folder")
-    store = store or (questions()["store"]["default"] if yes else _ask_for_store())
-    place = _place_of(store, places, must_ask=not yes)
-    text = new_environment(environment, store, place)
-    before = read_environment(environment) if os.path.exists(path) else None
+    store = store or (questions.DEFAULTS["store"] if yes else _ask_for_store())
+    answers = dict(questions.DEFAULTS)
+    if (answer := _locate(store, located, must_ask=not yes)) is not None:
+        answers[LOCATED_BY[store]] = answer
+    text = new_environment(config_class, environment, store, answers)
+    before = read_environment(environment, config_class.app_name) if os.path.exists(path) else None
     if before not in (None, text):
         raise WrongUsage(
             f"{path} is there already, and is never overwritten. To change its store: "
             f"{command_name()} config set-store {environment}"
         )
     if before == text:
-        click.echo(f"{path} is so already: nothing was changed.")
+        click.echo(f"No change: {path} already says this.")
         return
-    added = ProjectConfig.from_toml(text)
+    added, missing = find_missing(config_class, text, str(path))
     extra = _open_once(added)
     if dry_run:
         _show_diff("", text, path)
         return
     _write(path, text, new=True)
-    click.echo(f"Wrote {path}. Sessions live in {describe_store(added)}.")
+    click.echo(f"Wrote {path}. Sessions live in {describe(added)}.")
+    for key in missing:
+        variable = override_variable(config_class.app_name, tuple(key.split(".")))
+        click.echo(f"Missing: {key}. Add it to {path} and to {TEMPLATE}, or set {variable}.")
+    for other, keys in list_own_keys(config_class, text).items():
+        click.echo(f"{other} also sets {', '.join(keys)}: add here what {environment} needs.")
     _say_what_is_next(environment, added, extra)
 
 
-@config.command("set-store")
+@click.command("set-store")
 @click.argument("environment", metavar="ENV")
 @_store_options
 def set_store(
-    environment: str, store: str | None, yes: bool, dry_run: bool, **places: str | None
+    environment: str, store: str | None, yes: bool, dry_run: bool, **located: str | None
 ) -> None:
     """Move ENV to another store. The rest of its file stays as it is."""
-    path = environment_file(environment)
-    sources = Sources.read(environment)
-    store = store or (questions()["store"]["default"] if yes else _ask_for_store())
+    path, config_class = environment_file(environment), Project.current().config_class
+    sources = config_class.read_sources(environment)
+    store = store or (questions.DEFAULTS["store"] if yes else _ask_for_store())
     shared = sources.data.get(store)  # [cache] or [database]
     is_shared = isinstance(shared, dict) and "url" in shared
-    place = _place_of(store, places, must_ask=not yes and not is_shared)
-    if place is None and not is_shared and store in PLACES:
-        place = questions()[PLACES[store]]["default"]
-    before, text = move_environment(environment, store, place)
+    answer = _locate(store, located, must_ask=not yes and not is_shared)
+    if answer is None and not is_shared and store in LOCATED_BY:
+        answer = questions.DEFAULTS[LOCATED_BY[store]]
+    before, text = move_environment(config_class, environment, store, answer)
     if before == text:
-        click.echo(f"{path} is so already: nothing was changed.")
+        click.echo(f"No change: {path} already says this.")
         return
-    moved = ProjectConfig.from_toml(text, source=str(path), overrides=os.environ)
+    moved = config_class.from_toml(text, source=str(path), overrides=os.environ)
     extra = _open_once(moved)
     if dry_run:
         _show_diff(before, text, path)
         return
     _write(path, text)
-    click.echo(f"Changed {path}. Sessions live in {describe_store(moved)}.")
+    click.echo(f"Changed {path}. Sessions live in {describe(moved)}.")
     if variable := sources.variable_in(STORE):
         click.echo(f"{variable} is set here, and wins over the file.")
+    if answer is None and is_shared and (variable := sources.variable((store, "url"))):
+        click.echo(
+            f"The file has no {store}.url: it comes from {variable}, which has to be set wherever"
+            f" {environment} runs."
+        )
     click.echo(
         "Sessions are not moved: after a restart with this file every visitor begins a new one."
     )
     _say_what_is_next(environment, moved, extra)
 
 
-@config.command()
-@click.argument("environment", metavar="ENV", required=False)
-@click.option("--toml", "form", flag_value="toml", help="As TOML.")
-@click.option("--json", "form", flag_value="json", help="As JSON.")
-def show(environment: str | None, form: str | None) -> None:
-    """Show what ENV amounts to, and where each value comes from. Passwords are hidden."""
-    environment = environment or current_environment()
-    sources = Sources.read(environment)
-    values = dict(_flatten(ProjectConfig.from_sources(sources).model_dump()))
-    if form == "toml":
-        click.echo(_as_toml(values, sources), nl=False)
-    elif form == "json":
-        listed = {
-            ".".join(key): {"value": value, "source": sources.origin(key)}
-            for key, value in values.items()
-        }
-        document = {"environment": environment, "values": listed}
-        click.echo(json.dumps(document, ensure_ascii=False, indent=2, default=str))
-    else:
-        rows = [
-            (".".join(key), "-" if value is None else tomlkit.item(value).as_string(), key)
-            for key, value in values.items()
-        ]
-        widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
-        for name, value, key in rows:
-            click.echo(f"{name:{widths[0]}}  {value:{widths[1]}}  {sources.origin(key)}")
-
-
-@config.command("check")
-@click.argument("environments", metavar="[ENV]...", nargs=-1)
-@click.option("--offline", is_flag=True, help="Don't connect to the stores.")
-def check_(environments: tuple[str, ...], offline: bool) -> None:
-    """Check environments before a deploy: all of them, or those named.
-
-    Saves, reads and deletes a throw-away session in each store. The exit status is 1 if anything is
-    wrong; warnings alone leave it at 0.
-    """
-    names = environments or tuple(known_environments())
-    if not names:
-        raise WrongUsage(f"no config/*.toml in {Path.cwd()}: run this in the project's folder")
-    errors = warnings = 0
-    for name in names:
-        path = environment_file(name)
-        findings = asyncio.run(check(name, offline=offline))
-        for finding in findings:
-            click.echo(f"{path}: {'error' if finding.is_error else 'warning'}: {finding.text}")
-        if not findings:
-            click.echo(f"{path}: ok: {describe_store(ProjectConfig.load(name))}")
-        errors += sum(finding.is_error for finding in findings)
-        warnings += sum(not finding.is_error for finding in findings)
-    click.echo(f"{len(names)} checked: {_count(errors, 'error')}, {_count(warnings, 'warning')}")
-    sys.exit(1 if errors else 0)
-
-
-@config.command()
-def variables() -> None:
-    """Print every environment variable that wins over TOML: the text of .env.example."""
-    click.echo(list_variables(), nl=False)
-
-
-@config.command()
-def requirements() -> None:
-    """Print the arguments of "pip install" that bring what the environments' stores need."""
-    configs = [ProjectConfig.load(name) for name in known_environments()]
-    needed = {arguments: None for config in configs if (arguments := _requirements(config))}
-    click.echo(" ".join(needed))
-
-
 def _ask_for_store() -> str:
     """Ask as cookiecutter does: by number."""
-    label, default = questions()["store"]["label"], questions()["store"]["default"]
-    click.echo(label)
-    for number, choice in enumerate(STORES.values(), 1):
-        click.echo(f"  {number} - {choice}")
-    numbers = {str(number): store for number, store in enumerate(STORES, 1)}
-    usual = next(number for number, store in numbers.items() if store == default)
-    return numbers[_prompt("  Choose from", default=usual, kind=click.Choice(list(numbers)))]
+    click.echo(questions.STORE)
+    numbers = {str(number): store for number, store in enumerate(questions.STORES, 1)}
+    for number, store in numbers.items():
+        click.echo(f"  {number} - {questions.STORES[store]}")
+    return numbers[_prompt("  Choose from", default="1", kind=click.Choice(list(numbers)))]
 
 
-def _place_of(store: str, places: dict[str, str | None], *, must_ask: bool) -> str | None:
+def _locate(store: str, located: dict[str, str | None], *, must_ask: bool) -> str | None:
     """Where the store is: what was given, or is answered; None for the default."""
-    option = PLACES.get(store)
-    for other, value in places.items():
+    option = LOCATED_BY.get(store)
+    for other, value in located.items():
         if value is not None and other != option:
-            allowed = f"--{option}" if option else "nothing more"
+            allowed = f"--{option}" if option else "no such option"
             raise WrongUsage(f"--{other} does not go with the {store} store: it takes {allowed}")
-    place = places[option] if option else None
-    if option and place is None and must_ask:
-        question = questions()[option]
-        place = _prompt(question["label"], default=question["default"])
-    if place is not None and store in KEYS:
-        refuse_secret(place, KEYS[store])
-    return place
+    if option is None:
+        return None
+    answer = located[option]
+    if answer is None and must_ask:
+        answer = _prompt(questions.LOCATIONS[option], default=questions.DEFAULTS[option])
+    if answer is not None and store in KEYS:
+        refuse_secret(answer, Project.current().name, KEYS[store])
+    return answer
 
 
 def _prompt(label: str, *, default: str, kind: click.Choice[str] | None = None) -> str:
@@ -243,7 +169,7 @@ def _write(path: Path, text: str, *, new: bool = False) -> None:
 
 
 def _open_once(config: ProjectConfig) -> str | None:
-    """Refuse a place that the store can't read. The extra that is not installed yet, if any."""
+    """Refuse a location that the store can't read. The extra that is not installed yet, if any."""
     try:
         store = open_store(config)
     except MissingPackage as missing:
@@ -259,53 +185,34 @@ def _show_diff(before: str, after: str, path: Path) -> None:
 
 
 def _say_what_is_next(environment: str, config: ProjectConfig, extra: str | None) -> None:
-    command = command_name()
+    command, location = command_name(), config.location
     steps = [
         f"{command} config check {environment}",
         f"{command} run --env {environment}",
     ]
     if isinstance(config.middlewares.session.store, DatabaseStoreConfig) and not config.debug:
         steps.insert(0, f"{command} migrate --env {environment}")
-    if config.store_url and not config.store_url[1].startswith("sqlite"):
-        variable = OVERRIDE_PREFIX + config.store_url[0].replace(".", "__").upper()
+    if is_on_server(config):
+        variable = override_variable(Project.current().name, tuple(location.key.split(".")))
         steps.insert(0, f"export {variable}=...  # the whole URL, if it has a password")
     if extra:
-        needed = _requirements(config).replace(f".[{extra}]", f"'.[{extra}]'")
-        steps.insert(0, f"pip install {needed}  # make does it by itself")
+        note = "  # make does it by itself" if os.path.exists("Makefile") and not uses_uv() else ""
+        steps.insert(0, install_command(*needed_by(config)) + note)
     click.echo("Next:\n" + "\n".join(f"  {step}" for step in steps))
 
 
-def _requirements(config: ProjectConfig) -> str:
-    """What pip has to install for a store and its tests."""
+def needed_by(config: ProjectConfig) -> tuple[str, str]:
+    """The extra that a store needs, and the group with the server for its tests; "" for none."""
     chosen = config.middlewares.session.store
     if not isinstance(chosen, CacheStoreConfig | DatabaseStoreConfig):
-        return ""
-    is_sqlite = config.store_url is not None and config.store_url[1].startswith("sqlite")
-    group = "" if is_sqlite else f" --group {'cache' if chosen.type == 'cache' else 'postgresql'}"
-    return f"--editable .[{chosen.type}]{group}"
+        return "", ""
+    if not is_on_server(config):
+        return chosen.type, ""
+    return chosen.type, "cache" if chosen.type == "cache" else "postgresql"
 
 
-def _flatten(table: dict[str, Any], above: Key = ()) -> Iterator[tuple[Key, Any]]:
-    for name, value in table.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, (*above, name))
-        else:
-            yield (*above, name), redact(value) if isinstance(value, str) else value
-
-
-def _as_toml(values: dict[Key, Any], sources: Sources) -> str:
-    """The values as TOML, each with a comment that says where it comes from."""
-    document: Any = tomlkit.document()
-    for key, value in sorted(values.items(), key=lambda item: len(item[0])):
-        if value is None:
-            continue
-        table = document
-        for part in key[:-1]:
-            table = table.setdefault(part, tomlkit.table())
-        table[key[-1]] = value
-        table.item(key[-1]).comment(sources.origin(key))
-    return tomlkit.dumps(document)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number or 'no'} {noun}{'' if number == 1 else 's'}"
+def is_on_server(config: ProjectConfig) -> bool:
+    """Whether a server holds the sessions."""
+    chosen = config.middlewares.session.store
+    is_remote = isinstance(chosen, CacheStoreConfig | DatabaseStoreConfig)
+    return is_remote and not config.location.url.startswith("sqlite")

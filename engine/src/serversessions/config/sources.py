@@ -120,9 +120,9 @@ class Sources:
     ) -> Sources:
         """A TOML text that messages call ``name``, with the app's variables over it.
 
-        ``MY_APP__A__B`` sets ``a.b``, unless it is empty. Its value is read as TOML where it is TOML
-        (true, 10, ["/static"]), except for a key that ``root`` has for text; else it is a string.
-        ``MY_APP__A__B_FILE`` names a file that holds the value, as containers mount secrets.
+        ``MY_APP__A__B`` sets ``a.b``, unless it is empty. A value that is TOML (true, 10,
+        ["/static"]) is read as such, except for a key that ``root`` has for text; any other is a
+        string. ``MY_APP__A__B_FILE`` names a file that holds the value, as containers mount secrets.
 
         Raises:
             ConfigError: the text is not TOML, or a variable's file can't be read.
