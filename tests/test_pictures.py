@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from pictures import prompts, structure
+from lab.pictures import prompts, structure
 
 from .conftest import TEMPLATE
 

@@ -3,44 +3,49 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from soak.ledger import Answered, Asked, Ledger, Saw
-from soak.report import Outcome
-
-from .conftest import PYTHON, TEMPLATE
+from lab import REPOSITORY
+from lab.soak.check import compare, compare_counts
+from lab.soak.commands import Typed, find_failures
+from lab.soak.faults import Event
+from lab.soak.ledger import Answered, Asked, Finding, Kind, Ledger, Saw
+from lab.soak.report import Outcome
 
 SECONDS = "8"
-TABLE = ("store", "seconds", "requests", "faults", "unavailable", "acknowledged")
-FINDINGS = ("lost", "resurrected", "torn")
+COUNTS = ("commands", "failed", "unavailable", "acknowledged")
+FINDINGS = ("lost", "resurrected", "torn", "differs")
+TABLE = ("store", "seconds", "requests", "faults", *COUNTS, *FINDINGS)
 
 
 def soak(store: str, *, status: int) -> dict[str, str]:
     """A run, in a process of its own, since it takes a network of its own; its row of the table."""
-    command = (PYTHON, "-m", "soak", "--store", store, "--seconds", SECONDS)
-    done = subprocess.run(command, cwd=TEMPLATE, capture_output=True, text=True, check=False)
+    command = (sys.executable, "-m", "lab.soak", "--store", store, "--seconds", SECONDS)
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == status, done.stdout + done.stderr
     row = next(line for line in done.stdout.splitlines() if line.startswith(f"| {store} |"))
-    return dict(zip((*TABLE, *FINDINGS), row.strip("| ").split(" | "), strict=True))
+    return dict(zip(TABLE, row.strip("| ").split(" | "), strict=True))
 
 
-@pytest.mark.parametrize("store", ["postgresql", "valkey"])
+@pytest.mark.parametrize("store", ["file", "sqlite", "postgresql", "valkey"])
 def test_nothing_that_was_acknowledged_is_lost(store: str) -> None:
     row = soak(store, status=0)
     assert int(row["acknowledged"]) > 0
-    assert [row[name] for name in FINDINGS] == ["0", "0", "0"]
-    assert "store killed" in row["faults"]
+    assert int(row["commands"]) > 0
+    assert [row[name] for name in ("failed", *FINDINGS)] == ["0"] * 5
+    assert f"{'worker' if store in ('file', 'sqlite') else 'store'} killed" in row["faults"]
 
 
 @pytest.mark.parametrize("store", ["sentinel", "cluster"])
 def test_a_failover_tears_nothing(store: str) -> None:
     row = soak(store, status=0)
     assert int(row["acknowledged"]) > 0
-    assert row["torn"] == "0"
+    assert [row[name] for name in ("failed", "torn", "differs")] == ["0"] * 3
     assert "primary killed" in row["faults"]
 
 
@@ -48,6 +53,62 @@ def test_a_store_that_loses_writes_is_found_out() -> None:
     row = soak("snapshots", status=1)
     assert "store killed" in row["faults"]
     assert int(row["lost"]) > 0
+
+
+SESSION = {"a": "session/a", "count": 2}
+
+
+def test_what_a_fresh_process_finds_otherwise_than_the_site_answered_differs() -> None:
+    assert compare({"one": SESSION, "two": {}}, {"one": dict(SESSION), "two": {}}) == []
+    for found, writes in (({}, 2), (SESSION | {"count": 1}, 1), (SESSION | {"b": "b"}, 1)):
+        (finding,) = compare({"one": SESSION}, {"one": found})
+        assert (finding.kind, finding.writes) == ("differs", writes)
+
+
+@pytest.mark.parametrize(
+    ("beside", "alone", "missing"),
+    [(2, 2, 0), (5, 5, 0), (1, 1, 1), (2, 0, 2), (0, 0, 2), (5, 4, 1)],
+)
+def test_who_counts_fewer_sessions_than_the_site_answers_differs(
+    beside: int, alone: int, missing: int
+) -> None:
+    answered = {"one": SESSION, "two": SESSION, "ended": {}}
+    findings = compare_counts(answered, beside, alone)
+    assert [(each.kind, each.writes) for each in findings] == [("differs", missing)][: missing > 0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_broken"),
+    [("lost", False), ("resurrected", False), ("torn", True), ("differs", True)],
+)
+def test_stores_that_replicate_later_are_excused_for_losses_alone(
+    kind: Kind, is_broken: bool
+) -> None:
+    finding = Finding(kind, "", "what", 0)
+    assert Outcome("sentinel", 1, 0, 1, [], [], differences=[finding]).is_broken is is_broken
+    assert Outcome("postgresql", 1, 0, 1, [], [], differences=[finding]).is_broken
+
+
+@pytest.mark.parametrize(
+    ("status", "output", "began", "fails"),
+    [
+        (0, "fine", 0, False),
+        (1, "no answer", 5, False),  # while the store was away,
+        (1, "no answer", 11, False),  # or just afterwards
+        (1, "no answer", 0, True),
+        (1, "no answer", 13, True),
+        (2, "no such option", 5, True),
+        (0, "Traceback (most recent call last)", 5, True),
+    ],
+)
+def test_a_command_may_fail_only_while_something_is_wrong(
+    status: int, output: str, began: float, fails: bool
+) -> None:
+    typed = Typed("sessions list", status, output, began, began + 1)
+    faults = [Event("store killed", True, 5, 10)]
+    assert find_failures([typed], faults, recovery=2) == [typed][:fails]
+    outcome = Outcome("file", 1, 0, 20, [], faults, [typed])
+    assert outcome.is_broken is fails
 
 
 class Client:

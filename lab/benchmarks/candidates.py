@@ -272,9 +272,9 @@ async def open_django(backend: Backend, setup: Setup) -> AsyncIterator[ASGIApp]:
     if setup.idle:
         settings |= {"SESSION_COOKIE_AGE": setup.idle, "SESSION_SAVE_EVERY_REQUEST": True}
     if backend.store == "cache":
-        backend = "django.core.cache.backends.redis.RedisCache"
+        cache = "django.core.cache.backends.redis.RedisCache"
         settings |= {
-            "CACHES": {"default": {"BACKEND": backend, "LOCATION": backend.url}},
+            "CACHES": {"default": {"BACKEND": cache, "LOCATION": backend.url}},
             "SESSION_ENGINE": "django.contrib.sessions.backends.cache",
         }
     else:

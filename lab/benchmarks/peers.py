@@ -105,11 +105,11 @@ def litestar_sqlalchemy(backend: Backend) -> ASGIApp:
     )
     table = f"litestar_{backend.store}_{backend.size}"
     model = type(table, (SessionModelMixin,), {"__tablename__": table, "__module__": __name__})
-    backend = SQLAlchemyAsyncSessionBackend(
+    sessions = SQLAlchemyAsyncSessionBackend(
         config=ServerSideSessionConfig(), alchemy_config=alchemy, model=model
     )
     return _litestar(
-        middleware=[DefineMiddleware(SessionMiddleware, backend=backend)],
+        middleware=[DefineMiddleware(SessionMiddleware, backend=sessions)],
         plugins=[SQLAlchemyPlugin(config=alchemy)],
     )
 
@@ -250,14 +250,14 @@ def _django_engine(backend: Backend) -> type[Any]:
         open_django_database(backend)
         in_database: type[Any] = db.SessionStore
         return in_database
-    backend = (
+    caches = (
         RedisCache(backend.url, {})
         if backend.store == "cache"
         else LocMemCache(str(backend.folder), {"OPTIONS": {"MAX_ENTRIES": 10_000_000}})
     )
 
     def open_session(self: Any, session_key: str | None = None) -> None:
-        self._cache = backend
+        self._cache = caches
         SessionBase.__init__(self, session_key)
 
     return type("CacheSessions", (cache.SessionStore,), {"__init__": open_session})

@@ -58,11 +58,13 @@ class Group:
 def draw(tables: list[Table], machine: str) -> str:
     """The picture as SVG, of what was measured."""
     rows = {row.name: row for table in tables for row in table.rows}
-    parts, y = [], TOP
+    parts: list[str] = []
+    y = TOP
     for store, (title, peers) in STORES.items():
         found = [rows.get(f"{store} {workload}") for workload in WORKLOADS]
         times = {
-            name: [row and row.milliseconds(name) for row in found] for name in ("ours", *peers)
+            name: [None if row is None else row.milliseconds(name) for row in found]
+            for name in ("ours", *peers)
         }
         group = Group(title, {name: each for name, each in times.items() if any(each)})
         if group.lines:

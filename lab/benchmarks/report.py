@@ -139,8 +139,7 @@ def _milliseconds(tables: list[Table]) -> Iterable[str]:
 
 
 def _beside_the_best(row: Row | None) -> tuple[str, str, str]:
-    ours = row and row.milliseconds("ours")
-    if row is None or ours is None:
+    if row is None or (ours := row.milliseconds("ours")) is None:
         return "", "", ""
     peers = {name: ms for name in row.peers if (ms := row.milliseconds(name)) is not None}
     if not peers:

@@ -93,6 +93,6 @@ def routes(
 
 def routes_without_session(read: Handler = answer, write: Handler = answer) -> list[Route]:
     """The same paths in the same order, where there is no session at all."""
-    handlers = dict.fromkeys(("untouched", "read", "write", "login", "outside"), answer)
-    handlers |= {"read": read, "write": write}
-    return [Route(f"/{name}", handler) for name, handler in handlers.items()]
+    names = ("untouched", "read", "write", "login", "outside")
+    handlers = {"read": read, "write": write}
+    return [Route(f"/{name}", handlers.get(name, answer)) for name in names]

@@ -1,9 +1,8 @@
-"""``make soak``: load and faults on each store, the check of every session, and the table."""
+"""``make soak``: load, faults and commands on each store, the check of all sessions, the table."""
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
 import tempfile
 import time
@@ -12,12 +11,14 @@ from pathlib import Path
 from random import Random
 
 from .check import check
+from .commands import Operator
 from .faults import disturb, faults_of_processes, interleave
 from .network import Network
 from .replicated import cluster, sentinel
 from .report import Outcome, details, table
 from .site import Site
 from .stores import Open, file, postgresql, snapshots, sqlite, valkey
+from .waiting import wait_until
 from .workload import VISITORS, Clients
 
 STORES: dict[str, Open] = {
@@ -76,14 +77,18 @@ def soak(name: str, network: Network, options: argparse.Namespace) -> Outcome:
         clients = Clients(folder / "ledgers", site.port, options.clients, options.seed)
         stack.callback(clients.kill)
         clients.wait_until_busy()
+        operator = Operator(site)
         faults = interleave(store.faults, faults_of_processes(site, clients, random))
         events = disturb(faults, options.seconds, random)
         clients.stop()
+        typed = operator.stop()
         ended = time.monotonic()
+        wait_until(store.is_whole, "a store that is well again")
         site.wait_until_ready()
         ledgers = clients.ledgers()
-        asyncio.run(check(ledgers, site.port))
-        return Outcome(name, options.clients * VISITORS, began, ended, ledgers, events)
+        differences = check(ledgers, site)
+        visitors = options.clients * VISITORS
+        return Outcome(name, visitors, began, ended, ledgers, events, typed, differences)
 
 
 if __name__ == "__main__":

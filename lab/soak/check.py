@@ -1,38 +1,91 @@
-"""The end: where every id leads that was ever handed out, held against the ledgers."""
+"""The end: where every id leads that was ever handed out, as the site and then others have it."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from contextlib import closing
 from typing import Any
 
 from .client import FAILURES, Client
-from .ledger import Ledger, Owed
+from .ledger import COUNTER, Finding, Ledger, Owed
+from .site import Site
 
 AT_ONCE = 8
 TRIES = 30  # a second apart, for a store that is not all well yet
 
+Data = Mapping[str, Any]
 
-async def check(ledgers: list[Ledger], port: int) -> None:
-    """Read every session, by each id that it ever had; the ledgers note what is wrong.
+
+def check(ledgers: list[Ledger], site: Site) -> list[Finding]:
+    """Hold what the site answers against the ledgers, which note what is wrong.
+
+    Then hold it against what others find: a process that counts the sessions beside the site, the
+    same after every process of the site was killed, and the site when it has started again. Returns
+    where they differ.
 
     Raises:
-        RuntimeError: one can't be read.
+        RuntimeError: a session can't be read, or all can't be counted.
     """
-    turn = asyncio.Semaphore(AT_ONCE)
+    answered = asyncio.run(_read_all(ledgers, site.port, judge=True))
+    beside = site.count()
+    site.kill()
+    alone = site.count()
+    site.start()
+    site.wait_until_ready()
+    found = asyncio.run(_read_all(ledgers, site.port, judge=False))
+    return [*compare(answered, found), *compare_counts(answered, beside, alone)]
 
-    async def judge(ledger: Ledger, owed: Owed, session_id: str) -> None:
+
+def compare(answered: Mapping[str, Data], found: Mapping[str, Data]) -> list[Finding]:
+    """Where the data that an id led to are not the same after the site was killed."""
+    findings = []
+    for session_id, data in answered.items():
+        again = found[session_id]
+        keys = [key for key in data.keys() | again.keys() if data.get(key) != again.get(key)]
+        if keys:
+            text = f"an id led to {_size(data)}, and after kill -9 to {_size(again)}"
+            findings.append(Finding("differs", "", text, time.monotonic(), len(keys)))
+    return findings
+
+
+def compare_counts(answered: Mapping[str, Data], beside: int, alone: int) -> list[Finding]:
+    """Where other processes count fewer sessions than the site answers, or another number.
+
+    More than that is right: sessions whose id no answer told.
+    """
+    live = sum(bool(data) for data in answered.values())
+    counted = f"another process counted {beside} beside it, and {alone} after kill -9"
+    missing = max(live - min(beside, alone), abs(beside - alone), 0)
+    if not missing:
+        return []
+    text = f"the site answered {live} sessions; {counted}"
+    return [Finding("differs", "", text, time.monotonic(), missing)]
+
+
+def _size(data: Data) -> str:
+    return f"{len(data)} keys and {data.get(COUNTER, 0)} visits" if data else "nothing"
+
+
+async def _read_all(ledgers: list[Ledger], port: int, *, judge: bool) -> dict[str, Data]:
+    """The data of every session, by each id that it ever had."""
+    turn = asyncio.Semaphore(AT_ONCE)
+    found: dict[str, Data] = {}
+
+    async def read(ledger: Ledger, owed: Owed, session_id: str) -> None:
         async with turn:
-            data = await _read(client, session_id)
-        ledger.judge(owed.name, session_id, data, time.monotonic())
+            data = found[session_id] = await _read(client, session_id)
+        if judge:
+            ledger.judge(owed.name, session_id, data, time.monotonic())
 
     with closing(Client(port)) as client:
         async with asyncio.TaskGroup() as tasks:
             for ledger in ledgers:
                 for owed in ledger.sessions.values():
-                    for session_id in filter(None, [*owed.dead, owed.id]):
-                        tasks.create_task(judge(ledger, owed, session_id))
+                    for session_id in owed.ids:
+                        tasks.create_task(read(ledger, owed, session_id))
+    return found
 
 
 async def _read(client: Client, session_id: str) -> dict[str, Any]:

@@ -11,9 +11,10 @@ from typing import Any
 
 TIMEOUT = 15.0  # seconds: longer than any timeout of the app's, which so has given up first
 FAILURES = (OSError, EOFError)  # a timeout too; there was no answer, or not all of it
+COOKIE = "__Host-id"  # its name, as the site's configuration has it
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
-_COOKIE = re.compile(rb"\r\nset-cookie: *id=([^;\r]*)", re.IGNORECASE)
+_COOKIE = re.compile(rb"\r\nset-cookie: *%b=([^;\r]*)" % COOKIE.encode(), re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Client:
         Raises:
             FAILURES: the answer did not arrive.
         """
-        cookie = f"Cookie: id={session_id}\r\n" if session_id else ""
+        cookie = f"Cookie: {COOKIE}={session_id}\r\n" if session_id else ""
         head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\n{cookie}Content-Length: 0\r\n\r\n"
         async with asyncio.timeout(TIMEOUT):
             reader, writer = await self._connect()

@@ -66,7 +66,7 @@ def interleave(one: list[Fault], other: list[Fault]) -> list[Fault]:
 
 
 def faults_of_processes(site: Site, clients: Clients, random: Random) -> list[Fault]:
-    """Those of every run: of the app's workers, which its parent starts again, and of clients."""
+    """Those of every run: of the app, of its workers, which it starts again, and of clients."""
 
     def kill_worker(seconds: float) -> None:
         _signal(random.choice(site.workers()), signal.SIGKILL)
@@ -80,9 +80,15 @@ def faults_of_processes(site: Site, clients: Clients, random: Random) -> list[Fa
     def kill_client(seconds: float) -> None:
         clients.kill_one(random)
 
+    def kill_site(seconds: float) -> None:
+        site.kill()
+        site.start()
+        site.wait_until_ready()
+
     return [
         Fault("worker killed", kill_worker, site.is_complete, is_of_store=False),
         Fault("worker paused", pause_worker, site.is_complete, is_of_store=False),
+        Fault("site killed", kill_site, site.is_complete, is_of_store=False),
         Fault("client killed", kill_client, is_of_store=False),
     ]
 

@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Struct
 
 Act = Literal["begin", "put", "count", "read", "rotate", "sign-out"]
-Kind = Literal["lost", "resurrected", "torn"]
+Kind = Literal["lost", "resurrected", "torn", "differs"]
 COUNTER = "count"
 GONE = "gone"  # an answer that only somebody without a session gets
 
@@ -61,7 +61,10 @@ _decoder = msgspec.json.Decoder(Line)
 
 
 class Finding(Struct):
-    """A broken promise: ``writes`` of them, acknowledged (where lost) or seen ``at`` that time."""
+    """A broken promise: ``writes`` of them, acknowledged (where lost) or seen ``at`` that time.
+
+    ``differs``: a fresh process finds something else than what the site answered.
+    """
 
     kind: Kind
     session: str
@@ -84,6 +87,11 @@ class Owed:
     most: int = 0  # and if all that was asked came true
     counted_at: float = 0
     in_doubt: bool = False  # a rotation or a sign-out may have happened
+
+    @property
+    def ids(self) -> list[str]:
+        """All that it ever had, as far as its visitor was told."""
+        return [*self.dead, *filter(None, [self.id])]
 
     def value(self, key: str) -> str:
         """What a key holds: its own name, so that no data of two sessions are mixed unseen."""

@@ -8,6 +8,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from serversessions import Session
+
 
 async def read(request: Request) -> Response:
     return _answer(dict(request.session))
@@ -27,15 +29,14 @@ async def count(request: Request) -> Response:
 
 async def rotate(request: Request) -> Response:
     """As a sign-in."""
-    session: Any = request.session
+    session = Session.of(request)
     session.owner = request.query_params["user"]
     session.rotate_id()
     return _answer({})
 
 
 async def sign_out(request: Request) -> Response:
-    session: Any = request.session
-    session.flush()
+    Session.of(request).flush()
     return _answer({})
 
 

@@ -69,10 +69,11 @@ class Replicated(ABC):
             for node in self._all:
                 stack.callback(node.stop)
             self.join()
-            wait_until(partial(_surely, self.is_whole), "a store of all nodes")
-            yield Store.in_cache(self.uri, self._faults(random))
+            is_whole = partial(_surely, self.is_whole)
+            wait_until(is_whole, "a store of all nodes")
+            yield Store.in_cache(self.uri, self._faults(random, is_whole), is_whole)
 
-    def _faults(self, random: Random) -> list[Fault]:
+    def _faults(self, random: Random, is_whole: Callable[[], bool]) -> list[Fault]:
         def fail_over(
             begin: Callable[[Valkey], None], end: Callable[[Valkey], None], seconds: float
         ) -> None:
@@ -93,7 +94,6 @@ class Replicated(ABC):
         }
         if not self.nodes[0].host.can_be_cut:
             del acts["primary cut off from its peers"]
-        is_whole = partial(_surely, self.is_whole)
         return [Fault(kind, act, is_whole) for kind, act in acts.items()]
 
     def _part(self, node: Valkey) -> None:

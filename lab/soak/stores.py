@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import pwd
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from typing import Any
+
+from serversessions.testing.servers import postgresql_data
 
 from .faults import Fault
 from .network import Network
@@ -26,11 +23,15 @@ class Store:
 
     toml: str
     faults: list[Fault] = field(default_factory=list)
+    is_whole: Callable[[], bool] = lambda: True  # whether nothing of a fault is left
 
     @classmethod
-    def in_cache(cls, uri: str, faults: list[Fault]) -> Store:
+    def in_cache(
+        cls, uri: str, faults: list[Fault], is_whole: Callable[[], bool] = lambda: True
+    ) -> Store:
         """What speaks Redis."""
-        return cls(f'[middlewares.session.store]\ntype = "cache"\nuri = "{uri}"\n', faults)
+        store = f'[middlewares.session.store]\ntype = "cache"\nuri = "{uri}"\n'
+        return cls(store, faults, is_whole)
 
     @classmethod
     def in_database(cls, url: str, faults: list[Fault]) -> Store:
@@ -56,20 +57,12 @@ def sqlite(folder: Path, network: Network, random: Random) -> Iterator[Store]:
 
 @contextmanager
 def postgresql(folder: Path, network: Network, random: Random) -> Iterator[Store]:
-    folder = Path(tempfile.mkdtemp(prefix="soak-postgresql-"))
-    options: dict[str, Any] = {"cwd": folder}
-    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
-        nobody = pwd.getpwnam("nobody")
-        os.chown(folder, nobody.pw_uid, nobody.pw_gid)
-        options |= {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
-    try:
-        server = PostgreSQL(network.new_host(), folder, **options)
+    with postgresql_data() as data:
+        server = PostgreSQL(network.new_host(), data)
         aborted = Fault("store aborted", _during(server.abort, server.start))
         with server.running():
             url = f"postgresql://postgres@{server.address}/postgres"
             yield Store.in_database(url, [*_faults_of(server), aborted])
-    finally:
-        shutil.rmtree(folder)
 
 
 @contextmanager

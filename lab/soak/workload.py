@@ -12,11 +12,11 @@ import time
 from contextlib import closing
 from pathlib import Path
 
+from .. import REPOSITORY
 from .client import FAILURES, Answer, Client
 from .ledger import GONE, Act, Answered, Asked, Ledger, Owed, Saw
 from .waiting import wait_until
 
-REPOSITORY = Path(__file__).parent.parent
 VISITORS = 8  # in each client
 BUSY = 10_000  # bytes of a ledger: some hundred lines
 MAX_KEYS = 60  # in one session
