@@ -47,8 +47,7 @@ def say_what_next() -> None:
         steps += [f"{run} --reload   # http://127.0.0.1:8000", "uv run pytest"]
     else:
         steps += ["make run   # http://127.0.0.1:8000", "make test"]
-    store = ANSWERS["session_store"]
-    print(f"\nSessions live in the {store} store: config/{environment}.toml says so.\n")
+    print(f"\nSessions: {ANSWERS['session_store']}, as config/{environment}.toml says.\n")
     print(*(f"  {step}" for step in steps), "", sep="\n")
 
 
@@ -59,4 +58,5 @@ if not PLACE.exists():
         if not PLACE.exists():  # nor was it put there by another cookiecutter meanwhile
             reason = str(error) or "interrupted"
             sys.exit(f"\n{PLACE} could not be copied from {ENGINE}: {reason}.\n{AGAIN}")
-say_what_next()
+if "_commit" not in ANSWERS or str(Path.cwd().parents[1]) != tempfile.gettempdir():
+    say_what_next()  # where cruft looks for what is new, nobody goes on
