@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import SecretStr
 
 from serversessions.config import (
-    OVERRIDE_PREFIX,
     CacheConfig,
     CacheStoreConfig,
     ConfigError,
@@ -23,11 +23,13 @@ from serversessions.config import (
     FileStoreConfig,
     MemoryStoreConfig,
     MiddlewaresConfig,
-    ProjectConfig,
     SessionConfig,
 )
 from serversessions.config.editing import set_table
 from serversessions.config.environments import STORE
+
+from .project import PREFIX
+from .sample.config import AppConfig, MailConfig
 
 REPEATABLE = settings(
     derandomize=True,
@@ -84,7 +86,7 @@ def sessions(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @st.composite
-def configs(draw: st.DrawFn) -> ProjectConfig:
+def configs(draw: st.DrawFn) -> AppConfig:
     session = draw(sessions())
     caches = draw(st.dictionaries(PRINTED | ANYTHING, URLS, max_size=3))
     names = [name for name in caches if name and name.isprintable()]
@@ -96,7 +98,7 @@ def configs(draw: st.DrawFn) -> ProjectConfig:
         DatabaseStoreConfig(),
         *(CacheStoreConfig(name=name) for name in names),
     ]
-    return ProjectConfig(
+    return AppConfig(
         debug=not session["secure"] or draw(st.booleans()),
         cache=CacheConfig(url=draw(URLS)),
         caches={name: CacheConfig(url=url) for name, url in caches.items()},
@@ -104,15 +106,22 @@ def configs(draw: st.DrawFn) -> ProjectConfig:
         middlewares=MiddlewaresConfig(
             session=SessionConfig(**session, store=draw(st.sampled_from(stores)))
         ),
+        mail=MailConfig(
+            host=draw(ANYTHING),
+            password=draw(st.none() | ANYTHING.map(SecretStr)),
+            timeout=draw(st.none() | LIFETIMES),
+            admins=draw(st.lists(ANYTHING, max_size=3).map(tuple)),
+            tokens=draw(st.lists(ANYTHING.map(SecretStr), max_size=3).map(tuple)),
+        ),
     )
 
 
 @REPEATABLE
 @given(configs())
-def test_what_is_written_is_read_back_equal(config: ProjectConfig) -> None:
+def test_what_is_written_is_read_back_equal(config: AppConfig) -> None:
     text = config.to_toml()
-    assert ProjectConfig.from_toml(text) == config
-    assert ProjectConfig.from_toml(text).to_toml() == text
+    assert AppConfig.from_toml(text) == config
+    assert AppConfig.from_toml(text).to_toml() == text
 
 
 VALUES = [
@@ -172,8 +181,9 @@ class Writer:
             self.kept += statement.splitlines(keepends=True)
 
     def key(self, *names: str) -> str:
-        quotes = [self.pick(["", "", '"', "'"]) for _ in names]
-        parts = [f"{quote}{name}{quote}" for name, quote in zip(names, quotes, strict=True)]
+        parts = [
+            self.pick([name, name, f'"{name}"', f"'{name}'", _escaped(name)]) for name in names
+        ]
         return self.pick([".", ".", " . "]).join(parts)
 
     def header(self, *names: str, keep: bool = True, array: bool = False) -> None:
@@ -223,6 +233,11 @@ class Writer:
 
     def quoted(self, value: str) -> str:
         return self.pick([f'"{value}"', f"'{value}'"])
+
+
+def _escaped(name: str) -> str:
+    """A name with its first letter written as a number."""
+    return f'"\\u{ord(name[0]):04x}{name[1:]}"'
 
 
 @st.composite
@@ -317,11 +332,26 @@ def test_a_move_changes_the_stores_table_and_not_a_byte_beside_it(
 
 
 PARTS = ["DEBUG", "CACHE", "CACHES", "DATABASE", "URL", "MIDDLEWARES", "SESSION", "STORE", "TYPE"]
-PARTS += ["PATH", "URI", "NAME", "EXPIRY", "MAX_LIFETIME", "MAX_SIZE", "EXCLUDE", "SECURE", "X", ""]
+PARTS += [
+    "MAIL",
+    "HOST",
+    "PASSWORD",
+    "TOKENS",
+    "PATH",
+    "URI",
+    "NAME",
+    "EXPIRY",
+    "MAX_LIFETIME",
+    "MAX_SIZE",
+    "EXCLUDE",
+    "SECURE",
+    "X",
+    "",
+]
 RAW = st.text(st.characters(exclude_characters="\x00"), max_size=12)  # as os.environ has it
 NAMES = st.builds(
     "{}{}{}".format,
-    st.sampled_from([OVERRIDE_PREFIX, OVERRIDE_PREFIX.lower()]),
+    st.sampled_from([PREFIX, PREFIX.lower()]),
     st.sampled_from(
         [
             "DEBUG",
@@ -331,6 +361,9 @@ NAMES = st.builds(
             "MIDDLEWARES__SESSION__EXPIRY",
             "MIDDLEWARES__SESSION__STORE__TYPE",
             "MIDDLEWARES__SESSION__STORE__URI",
+            "MAIL",
+            "MAIL__PASSWORD",
+            "MAIL__TOKENS",
         ]
     )
     | st.lists(st.sampled_from(PARTS) | RAW, max_size=4).map("__".join),
@@ -367,7 +400,7 @@ def test_variables_give_a_configuration_or_an_error_without_a_password(
         name: str(mounted) if value == MOUNTED else value for name, value in variables.items()
     }
     try:
-        shown = repr(ProjectConfig.from_toml("debug = true", overrides=overrides))
+        shown = repr(AppConfig.from_toml("debug = true", overrides=overrides))
     except ConfigError as error:
         shown = str(error)
     assert SECRET not in shown

@@ -122,7 +122,7 @@ class Sources:
 
         ``MY_APP__A__B`` sets ``a.b``, unless it is empty. A value that is TOML (true, 10,
         ["/static"]) is read as such, except for a key that ``root`` has for text; any other is a
-        string. ``MY_APP__A__B_FILE`` names a file that holds the value, as containers mount secrets.
+        string. ``MY_APP__A__B_FILE`` names a file that holds it, as containers mount secrets.
 
         Raises:
             ConfigError: the text is not TOML, or a variable's file can't be read.
@@ -139,10 +139,10 @@ class Sources:
             is_path = variable.upper().endswith(_IN_FILE) and not types_at(root, key)
             if is_path:
                 key = _key(variable[len(prefix) : -len(_IN_FILE)])
-                value = _read_secret(variable, value)
             if key in ours:
                 raise ConfigError(f"{variable}: {ours[key]} sets the same key: keep one of them")
             ours[key] = variable
+            value = _read_secret(variable, value) if is_path else value
             types = types_at(root, key)
             values[key] = _read_value(value, as_text=bool(types) and all(map(is_text, types)))
         if (*_STORE, "type") in values:  # another type: none of the old one's keys may stay

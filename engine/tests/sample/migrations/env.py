@@ -1,0 +1,8 @@
+"""What Alembic runs."""
+
+from sqlalchemy import MetaData
+from tests.sample.config import AppConfig
+
+from serversessions.migrations import run
+
+run(AppConfig, MetaData())
