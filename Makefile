@@ -45,7 +45,7 @@ bench: .venv-bench/done
 	.venv-bench/bin/python -m lab.benchmarks $(ARGS)
 
 capacity: .venv-bench/done
-	.venv-bench/bin/python -m lab.benchmarks.capacity
+	.venv-bench/bin/python -m lab.benchmarks.capacity $(ARGS)
 
 compare: .venv-bench/done
 	.venv-bench/bin/python -m lab.benchmarks.comparison $(ARGS)

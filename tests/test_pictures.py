@@ -7,11 +7,10 @@ from types import ModuleType
 
 import pytest
 
+from lab import REPOSITORY
 from lab.pictures import prompts, structure
 
-from .conftest import TEMPLATE
-
-DOCS = TEMPLATE / "docs"
+DOCS = REPOSITORY / "docs"
 MAX_SIZE = 300_000  # bytes: README.md is to open at once
 
 
@@ -19,7 +18,7 @@ MAX_SIZE = 300_000  # bytes: README.md is to open at once
     ("name", "module"), [("prompts.svg", prompts), ("structure.svg", structure)]
 )
 def test_the_picture_is_up_to_date(name: str, module: ModuleType) -> None:
-    assert (DOCS / name).read_text(encoding="utf-8") == module.draw(TEMPLATE)
+    assert (DOCS / name).read_text(encoding="utf-8") == module.draw(REPOSITORY)
 
 
 @pytest.mark.parametrize("name", ["prompts.svg", "structure.svg", "pages.png"])

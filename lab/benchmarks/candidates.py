@@ -16,15 +16,14 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+from serversessions import Session, SessionMiddleware
+from serversessions.stores import open_store
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
-
-from serversessions import Session, SessionMiddleware
-from serversessions.stores import open_store
 
 from .backends import Backend
 from .measure import lifespan

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 from msgspec.structs import replace
-
 from serversessions import Record, SessionStore, hash_owner
 from serversessions.location import Location
 from serversessions.stores import open_store

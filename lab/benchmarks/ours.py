@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from serversessions import Session, Sessions, SessionStore
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
-
-from serversessions import Session, Sessions, SessionStore
 
 from .backends import Backend
 from .workloads import answer, routes

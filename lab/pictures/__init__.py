@@ -2,7 +2,7 @@
 
     prompts.py     docs/prompts.svg: a terminal in which cookiecutter asks its questions
     pages.py       docs/pages.png: the pages of a generated app, as a phone and a desktop show them
-    structure.py   docs/structure.svg: what imports what in a generated project
+    structure.py   docs/structure.svg: what imports what in a generated project and its library
 
-docs/benchmarks.svg is of ``make bench``.
+``make bench`` draws docs/benchmarks.svg.
 """

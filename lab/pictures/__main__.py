@@ -1,10 +1,10 @@
-from pathlib import Path
+"""``make pictures``: draws all."""
 
+from .. import REPOSITORY
 from . import pages, prompts, structure
 
-TEMPLATE = Path(__file__).parent.parent
-DOCS = TEMPLATE / "docs"
+DOCS = REPOSITORY / "docs"
 
-(DOCS / "prompts.svg").write_text(prompts.draw(TEMPLATE), encoding="utf-8")
-(DOCS / "structure.svg").write_text(structure.draw(TEMPLATE), encoding="utf-8")
-(DOCS / "pages.png").write_bytes(pages.draw(TEMPLATE))
+(DOCS / "prompts.svg").write_text(prompts.draw(REPOSITORY), encoding="utf-8")
+(DOCS / "structure.svg").write_text(structure.draw(REPOSITORY), encoding="utf-8")
+(DOCS / "pages.png").write_bytes(pages.draw(REPOSITORY))

@@ -7,9 +7,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from cookiecutter.main import cookiecutter
 from playwright.sync_api import Browser, Page
 
+from lab.projects import bake
 from tests.browser import open_chromium
 from tests.conftest import serving
 
@@ -44,10 +44,8 @@ img { display: block; height: 480px; border: 1px solid #aab4af; border-radius: 1
 def draw(template: Path) -> bytes:
     """The pages as PNG: a row for each, a desktop's and a phone's width beside each other."""
     with TemporaryDirectory() as folder, open_chromium() as chromium:
-        project = cookiecutter(
-            str(template), no_input=True, extra_context=ANSWERS, output_dir=folder
-        )
-        with serving(Path(project)) as client:
+        project = bake(Path(folder), template, **ANSWERS)
+        with serving(project) as client:
             app = str(client.base_url)
             _, *devices = [_sign_in(chromium, app, device) for device in (OTHER, DESKTOP, PHONE)]
             images = [_shoot(page, path) for path in PATHS for page in devices]

@@ -40,7 +40,7 @@ SVG = """\
 
 
 def draw(template: Path) -> str:
-    """``make new`` as SVG: what the terminal showed, what was typed in green."""
+    """``make new`` as SVG: what the terminal showed, with what was typed in green."""
     console = Console(record=True, width=COLUMNS, file=io.StringIO())
     console.print(Text.from_ansi(_record(template)))
     return console.export_svg(
@@ -49,7 +49,7 @@ def draw(template: Path) -> str:
 
 
 def _record(template: Path) -> str:
-    """All that a terminal shows, with ANSI colours."""
+    """All that the terminal shows, with ANSI colours."""
     with TemporaryDirectory() as folder:
         beside = Path(folder, template.name)
         beside.mkdir()
@@ -58,7 +58,7 @@ def _record(template: Path) -> str:
 
 
 def _converse(template: Path, folder: Path, answers: list[str]) -> str:
-    command = [sys.executable, str(template / "new.py"), "--output-dir", ".."]
+    command = [sys.executable, "-m", "cookiecutter", str(template), "--output-dir", ".."]
     child, terminal = pty.fork()
     if child == 0:
         os.chdir(folder)

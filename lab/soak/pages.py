@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from serversessions import Session
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-
-from serversessions import Session
 
 
 async def read(request: Request) -> Response:

@@ -13,7 +13,6 @@ from typing import Any
 
 from redis import Redis
 from redis.exceptions import RedisError
-
 from serversessions.testing.servers import PostgreSQLData, valkey_program
 
 from .network import Host
