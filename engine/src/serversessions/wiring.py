@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import BaseRoute, Route
 
+from .cookie import SessionCookie
 from .location import Location
 from .middleware import SessionMiddleware
 from .store import SessionStore, StoreUnavailable
@@ -80,6 +81,11 @@ class Sessions:
         Several in one app share the store, and each request has one session.
         """
         return Middleware(SessionMiddleware, store=self.store, **self._options)
+
+    @property
+    def cookie_name(self) -> str:
+        """What the session's cookie is called."""
+        return str(self._options.get("name", SessionCookie.name))
 
     @property
     def routes(self) -> Sequence[BaseRoute]:
