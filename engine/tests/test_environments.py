@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 
-from serversessions.cli import main
-from serversessions.config import (
-    ENVIRONMENT_VARIABLE,
-    OVERRIDE_PREFIX,
-    ProjectConfig,
-)
+from serversessions.cli import create_command, questions
+from serversessions.config import ProjectConfig, Table
 from serversessions.config.editing import set_table
-from serversessions.config.environments import questions
+
+from .project import PREFIX, invoke, project, read, write
+from .sample.cli import main
+from .sample.config import AppConfig
+
+__all__ = ["project"]  # pytest finds the fixture by its name
 
 STORE = ("middlewares", "session", "store")
-PLACES = {"memory": [], "file": ["--path", "var/s"], "cache": ["--uri", "redis://h:1/0"]} | {
+LOCATED = {"memory": [], "file": ["--path", "var/s"], "cache": ["--uri", "redis://h:1/0"]} | {
     "database": ["--url", "sqlite:///var/x.db"]
 }
 KEPT = """\
@@ -46,25 +49,9 @@ url = "sqlite:///var/mine.db"
 
 
 @pytest.fixture(autouse=True)
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with an environment ``dev``, in which the commands run."""
-    for variable in list(os.environ):
-        if variable == ENVIRONMENT_VARIABLE or variable.startswith(OVERRIDE_PREFIX):
-            monkeypatch.delenv(variable)
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "config").mkdir()
+def development(project: Path) -> None:
+    """An environment ``dev``, beside which the commands work."""
     write("dev", "debug = true\n")
-    return tmp_path
-
-
-def write(environment: str, text: str) -> Path:
-    path = Path("config", f"{environment}.toml")
-    path.write_bytes(text.encode())
-    return path
-
-
-def read(environment: str) -> str:
-    return Path("config", f"{environment}.toml").read_bytes().decode()
 
 
 def stamp(environment: str) -> tuple[int, int]:
@@ -75,10 +62,7 @@ def stamp(environment: str) -> tuple[int, int]:
 
 def config(*arguments: str, answers: str = "", status: int = 0) -> str:
     """What ``config`` says, all of it."""
-    done: Result = CliRunner().invoke(main, ["config", *arguments], input=answers, prog_name="app")
-    assert done.exit_code == status, done.output
-    assert done.exception is None or isinstance(done.exception, SystemExit)
-    return done.output
+    return invoke("config", *arguments, answers=answers, status=status).output
 
 
 def store_of(environment: str) -> dict[str, str]:
@@ -86,20 +70,75 @@ def store_of(environment: str) -> dict[str, str]:
     return store
 
 
+class BankConfig(Table):
+    account: str
+
+
+class NeedyConfig(ProjectConfig):
+    app_name = "needy"
+    bank: BankConfig
+
+
+class TestAdvice:
+    """It can be pasted, however the project is used."""
+
+    def test_it_names_pip_where_the_project_is_used_with_pip(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        without_redis(monkeypatch)
+        said = config("set-store", "dev", "--store", "cache", "--uri", "redis://h")
+        assert "  pip install --editable '.[cache]' --group cache\n" in said
+        assert "  app run --env dev\n" in said
+
+    def test_it_names_uv_where_the_project_is_used_with_uv(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        without_redis(monkeypatch)
+        Path("uv.lock").touch()
+        said = config("set-store", "dev", "--store", "cache", "--uri", "redis://h")
+        assert "  uv sync --inexact --extra cache --group cache\n" in said
+        assert "  uv run app run --env dev\n" in said
+        assert "Run: uv sync --inexact --extra cache" in invoke("run", status=2).output
+
+    def test_it_names_make_where_that_does_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        without_redis(monkeypatch)
+        Path("Makefile").touch()
+        said = config("set-store", "dev", "--store", "cache", "--uri", "redis://h")
+        assert "'.[cache]' --group cache  # make does it by itself\n" in said
+
+    def test_without_the_projects_extra_it_names_the_librarys(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        without_redis(monkeypatch)
+        Path("pyproject.toml").unlink()
+        said = config("set-store", "dev", "--store", "cache", "--uri", "redis://h")
+        assert "  pip install 'serversessions[cache]'\n" in said
+
+
+def without_redis(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let Python find no package ``redis``."""
+    for module in list(sys.modules):
+        if module.startswith("serversessions.stores.redis"):
+            monkeypatch.delitem(sys.modules, module)
+        elif module.startswith("redis."):
+            monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setitem(sys.modules, "redis", None)
+
+
 class TestNew:
-    @pytest.mark.parametrize("store", PLACES)
+    @pytest.mark.parametrize("store", LOCATED)
     def test_flags_say_it_all(self, store: str) -> None:
-        said = config("new", "prod", "--store", store, *PLACES[store], "--yes")
+        said = config("new", "prod", "--store", store, *LOCATED[store], "--yes")
         assert said.startswith("Wrote config/prod.toml. Sessions live in ")
         assert "app run --env prod" in said
-        assert ProjectConfig.load("prod").middlewares.session.store.type == store
+        assert AppConfig.load("prod").middlewares.session.store.type == store
 
     def test_it_asks_what_the_store_needs_and_no_more(self) -> None:
-        number = list(questions()["store"]["choices"]).index("file") + 1
+        number = list(questions.STORES).index("file") + 1
         said = config("new", "prod", answers=f"{number}\nvar/mine\n")
-        assert all(label in said for label in questions()["store"]["choices"].values())
-        assert questions()["path"]["label"] in said
-        assert questions()["uri"]["label"] not in said
+        assert all(label in said for label in questions.STORES.values())
+        assert questions.LOCATIONS["path"] in said
+        assert questions.LOCATIONS["uri"] not in said
         assert store_of("prod") == {"type": "file", "path": "var/mine"}
 
     def test_without_an_answer_nothing_is_written(self) -> None:
@@ -109,7 +148,7 @@ class TestNew:
     def test_twice_is_as_once(self) -> None:
         config("new", "prod", "--store", "file", "--yes")
         before = stamp("prod")
-        assert "nothing was changed" in config("new", "prod", "--store", "file", "--yes")
+        assert "No change: config/" in config("new", "prod", "--store", "file", "--yes")
         assert stamp("prod") == before
 
     def test_nothing_is_overwritten(self) -> None:
@@ -134,8 +173,7 @@ class TestNew:
         assert (path.lstat().st_ino, path.lstat().st_mtime_ns) == before
 
     def test_elsewhere_than_in_a_project_it_says_so(self, project: Path) -> None:
-        (project / "config/dev.toml").unlink()
-        (project / "config").rmdir()
+        shutil.rmtree(project / "config")
         said = config("new", "prod", "--store", "file", "--yes", status=2)
         assert "run this in the project's folder" in said
 
@@ -147,12 +185,17 @@ class TestNew:
     @pytest.mark.parametrize("name", ["../x", "a/b", "", "x" * 300, ".", "a b", "-x", "é"])
     def test_a_name_that_is_not_plain_is_refused(self, name: str) -> None:
         config("new", "--store", "file", "--yes", "--", name, status=2)
-        assert list(Path().rglob("*.toml")) == [Path("config/dev.toml")]
+        assert {str(file) for file in Path().rglob("*.toml")} == {
+            "config/dev.toml",
+            "pyproject.toml",
+        }
 
-    @pytest.mark.parametrize("uri", ["redis://:s3cret@h/0", "redis://:s3cret/1@h/0"])
+    @pytest.mark.parametrize(
+        "uri", ["redis://:s3cret@h/0", "redis://:s3cret/1@h/0", "redis://s3cret@h/0"]
+    )
     def test_a_password_is_refused_and_its_variable_named(self, uri: str) -> None:
         said = config("new", "prod", "--store", "cache", "--uri", uri, status=2)
-        assert f"{OVERRIDE_PREFIX}MIDDLEWARES__SESSION__STORE__URI_FILE" in said
+        assert f"{PREFIX}MIDDLEWARES__SESSION__STORE__URI_FILE" in said
         assert "s3cret" not in said
 
     @pytest.mark.parametrize(
@@ -171,6 +214,54 @@ class TestNew:
         assert says in config("new", "prod", *arguments, "--yes", status=2)
         assert not Path("config/prod.toml").exists()
 
+    def test_it_is_rendered_from_the_projects_own_template(self) -> None:
+        template = Path("config/environment.toml.jinja")
+        template.write_text(
+            template.read_text() + '[mail]\nhost = "{{ environment }}.example.org"\n'
+        )
+        config("new", "prod", "--store", "memory")
+        assert AppConfig.load("prod").mail.host == "prod.example.org"
+
+    @pytest.mark.parametrize(
+        ("content", "says"),
+        [
+            (None, "no such file in "),
+            (b"{% if %}", "can't be rendered: Expected an expression"),
+            (b"a\n{{ nothing }}", "can't be rendered: 'nothing' is undefined"),
+            (b"\xff", "can't be read: it is not UTF-8 text"),
+        ],
+    )
+    def test_a_template_that_is_missing_or_broken_is_told(
+        self, content: bytes | None, says: str
+    ) -> None:
+        template = Path("config/environment.toml.jinja")
+        template.unlink()
+        if content is not None:
+            template.write_bytes(content)
+        said = config("new", "prod", "--store", "memory", status=2)
+        assert said.startswith(f"Error: {template}: {says}")
+        assert not Path("config/prod.toml").exists()
+
+    def test_what_is_required_and_not_set_is_named(self) -> None:
+        done = CliRunner().invoke(
+            create_command(NeedyConfig, app="x:y"),
+            ["config", "new", "prod", "--store", "memory"],
+            prog_name="app",
+        )
+        assert done.exit_code == 0, done.output
+        assert (
+            "Missing: bank.account. Add it to config/prod.toml and to"
+            " config/environment.toml.jinja, or set NEEDY__BANK__ACCOUNT.\n"
+        ) in done.output
+        assert Path("config/prod.toml").exists()
+
+    def test_what_other_environments_set_beside_is_named(self) -> None:
+        write("dev", 'debug = true\nmail.host = "h"\n[mail.log]\nfile = "x"')
+        said = config("new", "prod", "--store", "memory")
+        assert (
+            "config/dev.toml also sets mail.host, mail.log.file: add here what prod needs." in said
+        )
+
     @pytest.mark.parametrize("path", ['a"b', "a\\b", "49", "ü 😀", "#", "'"])
     def test_any_path_arrives_as_it_is(self, path: str) -> None:
         config("new", "prod", "--store", "file", "--path", path)
@@ -178,11 +269,11 @@ class TestNew:
 
 
 class TestSetStore:
-    @pytest.mark.parametrize("store", PLACES)
+    @pytest.mark.parametrize("store", LOCATED)
     def test_the_table_is_replaced_and_nothing_else(self, store: str) -> None:
         write("dev", KEPT)
-        config("set-store", "dev", "--store", store, *PLACES[store], "--yes")
-        expected = {"type": store} | dict([PLACES[store][:]] if store in ("file", "cache") else [])
+        config("set-store", "dev", "--store", store, *LOCATED[store], "--yes")
+        expected = {"type": store} | dict([LOCATED[store][:]] if store in ("file", "cache") else [])
         expected = {key.removeprefix("--"): value for key, value in expected.items()}
         assert store_of("dev") == expected
         kept = [line for line in KEPT.splitlines() if "type" not in line and "path" not in line]
@@ -213,6 +304,7 @@ class TestSetStore:
             '["middlewares"."session".store]\n"path" = \'x\'\ntype = "file"\n[cache]\nurl="a://b"\n',
             'debug = true\r\n[middlewares.session.store]\r\ntype = "file"\r\npath = "x"\r\n# end',
             '[middlewares.session.store]\ntype = "memory"\n[middlewares.session]\nname = "b"',
+            '["mi\\u0064dlewares".session]\n"stor\\u0065"."t\\u0079pe" = "file" # c\nname = "b"\n',
         ],
     )
     def test_it_reads_every_way_to_write_a_table(self, text: str) -> None:
@@ -229,7 +321,7 @@ class TestSetStore:
         arguments = ("set-store", "dev", "--store", "file", "--path", "var/new")
         config(*arguments)
         before = stamp("dev")
-        assert "nothing was changed" in config(*arguments)
+        assert "No change: config/" in config(*arguments)
         assert stamp("dev") == before
 
     def test_a_dry_run_shows_no_password_that_is_in_the_file(self) -> None:
@@ -239,7 +331,7 @@ class TestSetStore:
         assert "s3cret" not in said
 
     def test_it_says_which_variable_wins(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        variable = f"{OVERRIDE_PREFIX}MIDDLEWARES__SESSION__STORE__TYPE"
+        variable = f"{PREFIX}MIDDLEWARES__SESSION__STORE__TYPE"
         monkeypatch.setenv(variable, "memory")
         said = config("set-store", "dev", "--store", "file", "--yes")
         assert f"{variable} is set here, and wins over the file" in said
@@ -247,9 +339,31 @@ class TestSetStore:
     def test_a_shared_cache_may_be_named_by_a_variable(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setenv(f"{OVERRIDE_PREFIX}CACHE__URL", "redis://h")
+        monkeypatch.setenv(f"{PREFIX}CACHE__URL", "redis://h")
         config("set-store", "dev", "--store", "cache")
         assert store_of("dev") == {"type": "cache"}
+
+    def test_it_says_that_a_shared_database_comes_from_a_variable(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv(f"{PREFIX}DATABASE__URL", "sqlite:///x.db")
+        said = config("set-store", "dev", "--store", "database")
+        assert "The file has no database.url: it comes from MY_APP__DATABASE__URL, which" in said
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            f"[middlewares.session]\nmax_size = 0x{'f' * 5000}",
+            f"x = {'9' * 5000}",
+            f"[mail]\nport = {2**63}",
+        ],
+    )
+    def test_a_number_too_long_for_toml_is_told_and_left(self, text: str) -> None:
+        write("dev", text)
+        said = config("set-store", "dev", "--store", "memory", status=2)
+        assert said.startswith("Error: config/dev.toml: ")
+        assert said.count("\n") == 1
+        assert read("dev") == text
 
     def test_it_says_that_sessions_are_not_moved(self) -> None:
         assert "every visitor begins a new one" in config(
@@ -310,21 +424,29 @@ class TestSetStore:
         said = config("set-store", "dev", "--store", "file", "--yes", status=1)
         assert "config/dev.toml: No space left on device; nothing was changed" in said
         assert read("dev") == "debug = true\n"
-        assert os.listdir("config") == ["dev.toml"]
+        assert sorted(os.listdir("config")) == ["dev.toml", "environment.toml.jinja"]
 
 
 class TestShow:
     @pytest.fixture(autouse=True)
-    def environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        write("dev", 'debug = true\n[middlewares.session]\nexpiry = "90m"\n')
-        monkeypatch.setenv(f"{OVERRIDE_PREFIX}CACHE__URL", "redis://:s3cret@h/0")
+    def shown(self, development: None, monkeypatch: pytest.MonkeyPatch) -> None:
+        write(
+            "dev",
+            'debug = true\n[middlewares.session]\nexpiry = "90m"\n[mail]\npassword = "s3cret"\n'
+            'tokens = ["s3cret"]\nlog_file = "x"\ntimeout = "5s"\n',
+        )
+        monkeypatch.setenv(f"{PREFIX}CACHE__URL", "redis://:s3cret@h/0")
 
     def test_each_value_has_its_source(self) -> None:
         lines = [line.split() for line in config("show", "dev").splitlines()]
         assert ["debug", "true", "config/dev.toml"] in lines
-        assert ["cache.url", '"redis://:***@h/0"', f"{OVERRIDE_PREFIX}CACHE__URL"] in lines
+        assert ["cache.url", '"redis://:***@h/0"', f"{PREFIX}CACHE__URL"] in lines
         assert ["middlewares.session.expiry", '"1h30m"', "config/dev.toml"] in lines
         assert ["middlewares.session.secure", "true", "default"] in lines
+        assert ["mail.password", '"***"', "config/dev.toml"] in lines
+        assert ["mail.tokens", '["***"]', "config/dev.toml"] in lines
+        assert ["mail.log_file", '"x"', "config/dev.toml"] in lines
+        assert ["mail.timeout", '"5s"', "config/dev.toml"] in lines
 
     def test_as_toml_it_can_be_read(self) -> None:
         said = config("show", "dev", "--toml")
@@ -332,13 +454,27 @@ class TestShow:
         assert "debug = true # config/dev.toml\n" in said
         assert "s3cret" not in said
 
+    def test_what_dotenv_sets_is_marked(self) -> None:
+        Path(".env").write_text(f"{PREFIX}MAIL__HOST=h\n{PREFIX}CACHE__URL=redis://other\n")
+        lines = [line.split() for line in config("show", "dev").splitlines()]
+        assert ["mail.host", '"h"', f"{PREFIX}MAIL__HOST", "(.env)"] in lines
+        assert ["cache.url", '"redis://:***@h/0"', f"{PREFIX}CACHE__URL"] in lines
+
     def test_as_json_it_can_be_read(self) -> None:
         said = config("show", "dev", "--json")
-        source = f"{OVERRIDE_PREFIX}CACHE__URL"
+        assert "s3cret" not in said
+        source = f"{PREFIX}CACHE__URL"
         assert json.loads(said)["values"]["cache.url"] == {
             "value": "redis://:***@h/0",
             "source": source,
         }
+
+
+DEPLOYED = """\
+allowed_hosts = ["example.org"]
+middlewares.session.max_lifetime = "30d"
+middlewares.session.store = { type = "cache", uri = "redis://h" }
+"""
 
 
 class TestCheck:
@@ -347,8 +483,51 @@ class TestCheck:
         return config("check", "dev", *arguments, status=status)
 
     def test_what_is_right_is_said_in_a_line(self) -> None:
-        said = self.check("debug = true", status=0)
-        assert said == "config/dev.toml: ok: memory\n1 checked: no errors, no warnings\n"
+        said = self.check(DEPLOYED, "--offline", status=0)
+        assert said == (
+            "config/dev.toml: ok: cache: redis://h\n1 checked: no errors, no warnings, no notes\n"
+        )
+
+    def test_debug_is_for_ones_own_machine_and_all_the_rest_is_told_as_well(self) -> None:
+        said = self.check("debug = true\n[middlewares.session]\nsecure = false", status=0)
+        assert said.startswith("config/dev.toml: ok: memory\n")
+        for finding in (
+            "debug: true: for your own machine alone",
+            "middlewares.session.secure: false: ",
+            "middlewares.session.store.type: memory: sessions end with the process",
+            "middlewares.session.max_lifetime: none",
+            "allowed_hosts: any",
+        ):
+            assert f"config/dev.toml: note: {finding}" in said
+        assert said.endswith("1 checked: no errors, no warnings, 5 notes\n")
+
+    @pytest.mark.parametrize("store", LOCATED)
+    def test_of_what_config_new_writes_the_hosts_alone_are_asked_for(self, store: str) -> None:
+        config("new", "prod", "--store", store, *LOCATED[store], "--yes")
+        said = config("check", "prod", "--offline")
+        assert "warning: allowed_hosts: any" in said
+        expected = {"file": "temporary", "database": "temporary", "memory": "end with the process"}
+        warnings = [line for line in said.splitlines() if ": warning: " in line]
+        assert len(warnings) == (2 if store in expected else 1)
+        assert expected.get(store, "") in said
+
+    @pytest.mark.parametrize(
+        ("url", "is_warned"),
+        [
+            ("postgresql://u@db.example.org/x", True),
+            ("postgresql://u@db.example.org/x?sslmode=require", True),
+            ("postgresql://localhost,10.0.0.1:5433/x", True),
+            ("postgresql://u@db.example.org/x?sslmode=verify-full&sslrootcert=ca.pem", False),
+            ("postgresql://localhost/x", False),
+            ("postgresql://127.0.0.1:5433/x", False),
+            ("postgresql://[::1]:5433/x", False),
+            ("postgresql:///x?host=/run/postgresql", False),
+            ("sqlite:///var/app.db", False),
+        ],
+    )
+    def test_a_database_elsewhere_has_to_prove_who_it_is(self, url: str, is_warned: bool) -> None:
+        said = self.check(f'{DEPLOYED}\n[database]\nurl = "{url}"', "--offline", status=0)
+        assert ("without proving that it is that server" in said) == is_warned
 
     def test_all_environments_are_checked_unless_some_are_named(self) -> None:
         write("prod", "debug = 1")
@@ -356,7 +535,7 @@ class TestCheck:
         said = config("check", status=1)
         assert "config/dev.toml: ok" in said
         assert "config/prod.toml: error: debug: found 1; allowed: true or false" in said
-        assert config("check", "dev").endswith("1 checked: no errors, no warnings\n")
+        assert config("check", "dev").endswith("1 checked: no errors, no warnings, 4 notes\n")
 
     @pytest.mark.parametrize(
         ("text", "finding"),
@@ -377,7 +556,9 @@ class TestCheck:
         [
             ("", "warning: middlewares.session.store.type: memory: sessions end with the process"),
             ("", "warning: middlewares.session.max_lifetime: none"),
+            ("", "warning: allowed_hosts: any: redirects and links repeat whatever host a"),
             ('[cache]\nurl = "redis://:s3cret@h"', "warning: cache.url: the file holds a password"),
+            ('[cache]\nurl = "redis://s3cret@h"', "warning: cache.url: the file holds a password"),
         ],
     )
     def test_what_is_unwise_is_a_warning_alone(self, text: str, finding: str) -> None:
@@ -407,7 +588,7 @@ class TestCheck:
         Path("loop").symlink_to("loop")
         write("a", f'[middlewares.session.store]\ntype = "file"\npath = "{path}"')
         said = config("check", "a", "dev", status=1)
-        assert "config/a.toml: error: middlewares.session.store: file store: " in said
+        assert "config/a.toml: error: middlewares.session.store.path: " in said
         assert "config/dev.toml: ok" in said
 
     def test_a_read_only_file_system_is_wrong(self) -> None:
@@ -477,29 +658,30 @@ class TestCheck:
             server.acl_setuser("silent", enabled=True, nopass=True, keys="*", commands=commands)
             user = uri.replace("://", "://silent:x@")
             store = f'[middlewares.session.store]\ntype = "cache"\nuri = "{user}"\n'
-            said = self.check(f"debug = true\n{store}", status=0)
+            said = self.check(store, status=0)
             server.acl_deluser("silent")
         assert "warning: what its server's settings may cost is not known: " in said
 
     @pytest.fixture
     def checked(self) -> Callable[[str, str], str]:
-        """Check a store of a kind in a place, ready to serve."""
+        """Check a store of a kind at a URL, ready to serve."""
 
-        def checked(kind: str, place: str) -> str:
-            text = "debug = true\n"
+        def checked(kind: str, url: str) -> str:
+            text = ""
             match kind:
-                case "file" | "cache":
-                    key = "path" if kind == "file" else "uri"
-                    text += f'[middlewares.session.store]\ntype = "{kind}"\n{key} = "{place}"\n'
+                case "file":
+                    path = url.removeprefix("file:")
+                    text = f'[middlewares.session.store]\ntype = "file"\npath = "{path}"\n'
+                case "cache":
+                    text = f'[middlewares.session.store]\ntype = "cache"\nuri = "{url}"\n'
                 case "sqlite" | "postgresql":
-                    text += f'[database]\nurl = "{place}"\n'
+                    text = f'[database]\nurl = "{url}"\n'
                     text += '[middlewares.session.store]\ntype = "database"\n'
             write("dev", text)
             if kind in ("sqlite", "postgresql"):
-                missing = config("check", "dev", status=1 if "debug" not in text else 0)
-                assert missing
-                done = CliRunner().invoke(main, ["migrate", "--env", "dev"])
-                assert done.exit_code == 0, done.output
+                missing = config("check", "dev", status=1)
+                assert "Run: app migrate --env dev" in missing
+                assert "Up to date: " in invoke("migrate", "--env", "dev").output
             return config("check", "dev")
 
         return checked

@@ -21,8 +21,9 @@ from .sources import (
     override_variable,
     parse_toml,
     read_environment,
+    why_unreadable,
 )
-from .table import Key
+from .table import Key, tables_in, types_at
 
 TEMPLATE = FOLDER / "environment.toml.jinja"
 LOCATED_BY = {"file": "path", "database": "url", "cache": "uri"}  # the key that locates a store
@@ -67,7 +68,8 @@ def new_environment(
         )
         raise ConfigError(Problem(text=text, source=str(TEMPLATE))) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(Problem(text=f"can't be read: {error}", source=str(TEMPLATE))) from None
+        text = f"can't be read: {why_unreadable(error)}"
+        raise ConfigError(Problem(text=text, source=str(TEMPLATE))) from None
     except TemplateError as error:
         line = getattr(error, "lineno", None)
         where = f" (line {line})" if line else ""
@@ -190,11 +192,24 @@ def find_missing(
     try:
         config_class.from_sources(Sources(name, data, {}, config_class))
     except ConfigError as error:
-        missing = [problem.key for problem in error.problems if problem.is_missing]
-        if len(missing) < len(error.problems):
+        if not all(problem.is_missing for problem in error.problems):
             raise
+        keys = [tuple(problem.key.split(".")) for problem in error.problems]
+        missing = [".".join(key) for each in keys for key in _required(config_class, each)]
     own = {key: value for key, value in data.items() if key in ProjectConfig.model_fields}
     return ProjectConfig.from_sources(Sources(name, own, {}, ProjectConfig)), missing
+
+
+def _required(config_class: type[ProjectConfig], key: Key) -> Iterator[Key]:
+    """What has to be set for a missing key: of a table, each key without a default."""
+    tables = [each for one in types_at(config_class, key) for each in tables_in(one)]
+    below = [
+        each
+        for name, field in (tables[0].model_fields.items() if tables else ())
+        if field.is_required()
+        for each in _required(config_class, (*key, name))
+    ]
+    yield from below or [key]
 
 
 def list_own_keys(config_class: type[ProjectConfig], text: str) -> dict[str, list[str]]:

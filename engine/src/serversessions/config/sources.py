@@ -79,8 +79,13 @@ def read_environment(environment: str, app: str) -> str:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
-            Problem(text=f"can't be read: {_reason(error)}", source=str(path))
+            Problem(text=f"can't be read: {why_unreadable(error)}", source=str(path))
         ) from None
+
+
+def why_unreadable(error: OSError | UnicodeDecodeError) -> str | None:
+    """Why a file can't be read, for a message."""
+    return error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
 
 
 def parse_toml(text: str, name: str) -> dict[str, Any]:
@@ -194,14 +199,10 @@ def _read_secret(variable: str, path: str) -> str:
         with open(path, "rb") as file:
             secret = file.read(_LONGEST_SECRET).decode().rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{variable}: can't read {show(path)}: {_reason(error)}") from None
+        raise ConfigError(f"{variable}: can't read {show(path)}: {why_unreadable(error)}") from None
     if not secret:
         raise ConfigError(f"{variable}: {show(path)} is empty; it has to hold the value")
     return secret
-
-
-def _reason(error: OSError | UnicodeDecodeError) -> str | None:
-    return error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
 
 
 def _read_value(text: str, *, as_text: bool) -> object:
