@@ -22,16 +22,8 @@ from serversessions.stores.redis.uri import CONNECTIONS
 from serversessions.testing import Clock, servers
 from serversessions.testing.contract import ADA, HOUR, new_key, scan_all
 
-from .test_sentinel import (
-    PATIENCE,
-    TIMEOUT,
-    WINDOW,
-    Node,
-    recovered,
-    until,
-    writers,
-)
-from .test_server_faults import assert_unavailable
+from .nodes import Node, assert_unavailable, until
+from .test_sentinel import PATIENCE, TIMEOUT, WINDOW, recovered, writers
 from .test_sessions import Site, puts
 
 ANYONE = "0" * 64  # a key: its slot, and so its node, is always the same
@@ -423,7 +415,7 @@ async def test_a_cluster_that_may_lose_writes_is_named_so(
         node.tell("CONFIG", "SET", "min-replicas-to-write", 0)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_each_event_loop_has_connections_of_its_own(lasting: Group, record: Record) -> None:
     store = RedisStore(lasting.uri, prefix=f"p{new_key()}")
     key = new_key()

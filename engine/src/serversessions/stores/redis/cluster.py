@@ -58,7 +58,7 @@ class Cluster:
                 break
             answer = await self._node(address).send(*command)
             if isinstance(answer, AskError) and not isinstance(answer, MovedError):
-                return await self._node(_target(answer, address)).send_asking(*command)
+                answer = await self._node(_target(answer, address)).send_asking(*command)
             if isinstance(answer, MovedError):
                 await self._read_map()  # others will have moved as well
                 self._map[slot] = _target(answer, address)

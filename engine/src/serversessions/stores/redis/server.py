@@ -62,12 +62,10 @@ class Server:
             self._serving.add(loop.create_task(self._serve()))
         return future
 
-    async def send_asking(self, *command: Argument) -> Any:
+    def send_asking(self, *command: Argument) -> asyncio.Future[Any]:
         """As ``send``, to a node of a Cluster that is about to get the key's slot."""
-        try:
-            return (await self._try([("ASKING",), command]))[1]
-        except (RedisError, OSError) as error:
-            return error
+        self.send("ASKING")
+        return self.send(*command)
 
     async def primaries(self) -> list[Server]:
         """This one: as of a Cluster with a single node."""
