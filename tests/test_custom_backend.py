@@ -11,6 +11,7 @@ from subprocess import Popen
 
 import httpx2
 import pytest
+from serversessions.testing import servers
 
 from .conftest import (
     PYTHON,
@@ -21,7 +22,6 @@ from .conftest import (
     need,
     run,
     run_tests,
-    servers,
     serving,
     started,
 )
@@ -42,8 +42,7 @@ def find_block(part: str) -> str:
 
 @pytest.fixture
 def port() -> int:
-    port: int = servers.free_port()
-    return port
+    return servers.free_port()
 
 
 @pytest.fixture
@@ -58,7 +57,7 @@ def project(bake: Bake, port: int) -> Path:
     table = find_block("[middlewares.session.store]").replace(PORT, str(port))
     config.write_text(config.read_text().partition("[middlewares.session.store]")[0] + table)
     test = find_block("StoreContract").replace(PORT, str(port))
-    (project / "tests" / "test_memcached.py").write_text(test)
+    (project / "tests" / "test_store.py").write_text(test)
     return project
 
 
@@ -66,8 +65,7 @@ def memcached(port: int) -> AbstractContextManager[Popen[bytes]]:
     """A real server, until it is killed."""
     need("memcached")
     command = ["memcached", "-u", "nobody", "-l", "127.0.0.1", "-p", port, "-M"]
-    running: AbstractContextManager[Popen[bytes]] = servers.running(command, port, signal.SIGKILL)
-    return running
+    return servers.running(command, port, signal.SIGKILL)
 
 
 def is_signed_in(client: httpx2.Client) -> bool:
@@ -94,7 +92,8 @@ def test_the_store_is_as_clean_as_the_project(project: Path) -> None:
 def test_the_projects_tests_pass_and_the_contract_with_them(project: Path, port: int) -> None:
     with memcached(port):
         printed = run_tests(project, "-v")
-    promises = (project / "tests" / "contract.py").read_text().count("async def test_")
+    contract = project / "src" / "serversessions" / "testing" / "contract.py"
+    promises = contract.read_text().count("async def test_")
     assert printed.count("::TestMemcached::") >= promises
 
 

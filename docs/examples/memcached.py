@@ -17,12 +17,11 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 from msgspec.structs import replace
-
-from .config import PACKAGE
-from .sessions import CorruptRecord, Record, SessionStore, StoreUnavailable
+from serversessions import CorruptRecord, Record, SessionStore, StoreUnavailable
 
 logger = logging.getLogger(__name__)
 
+APP = __name__.partition(".")[0]  # the name of the package: it keeps two apps on one server apart
 TIMEOUT = 2.0  # seconds to wait for a connection and an answer
 LONG_TIMEOUT = 60.0  # the same where the answer names all values
 MAX_CONNECTIONS = 16
@@ -38,7 +37,7 @@ def open_memcached(uri: str) -> SessionStore:
     parts = urlsplit(uri)
     if not parts.hostname or parts.username or parts.path.strip("/") or parts.query:
         raise ValueError("write memcached://HOST or memcached://HOST:PORT, and nothing else")
-    return MemcachedStore(parts.hostname, parts.port or 11211, prefix=PACKAGE)
+    return MemcachedStore(parts.hostname, parts.port or 11211, prefix=APP)
 
 
 class MemcachedStore:
@@ -59,16 +58,23 @@ class MemcachedStore:
         record, _ = await self._read(key)
         return record
 
-    async def update(self, key: str, record: Record, *, move_to: str | None = None) -> bool:
-        def is_loaded(old: Record) -> bool:
-            return old.version == record.version - 1
+    async def update(
+        self,
+        key: str,
+        record: Record,
+        *,
+        move_to: str | None = None,
+        leave: Record | None = None,
+    ) -> bool:
+        def replace_loaded(old: Record, new: Record) -> Record | None:
+            return new if old.version == record.version - 1 else None
 
         if move_to is None:
-            return await self._swap(key, lambda old: record if is_loaded(old) else None) is not None
+            return await self._swap(key, lambda old: replace_loaded(old, record)) is not None
         # The new one first: whatever crashes in between, the visitor has a session.
         if not await self.create(move_to, record):
             return False
-        if await self._swap(key, lambda old: _ended(old) if is_loaded(old) else None):
+        if await self._swap(key, lambda old: replace_loaded(old, leave or _ended(old))):
             return True
         await self._swap(move_to, _ended)
         return False

@@ -92,7 +92,8 @@ async def _measure(
     row = Row(case.name, target=target_of(case.name), base_ms=found.base_seconds * 1000)
     row.peers = tuple(peer.name for peer in PEERS)
     for subject in subjects_of(case.store):
-        nothing = "missing" if subject.name in missing else ""
+        is_missing = subject.name in missing and case.workload in subject.workloads
+        nothing = "missing" if is_missing else ""
         row.cells[subject.name] = found.ratios.get(subject.name, nothing)
     return row
 
