@@ -1,4 +1,4 @@
-"""Valkey servers that a test can pause, kill and begin again, and what it looks at from outside."""
+"""Valkey servers that a test can pause, kill and begin again, and look at from outside."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import httpx2
 from redis import Redis
 from redis.exceptions import AuthenticationError, BusyLoadingError, RedisError, ResponseError
 
@@ -83,18 +82,14 @@ class Node:
         return len(self.tell("CLIENT", "LIST", "TYPE", "normal")) - 1
 
     def reads(self) -> int:
-        """How often it has read from a connection, this one's included: a batch is one such time."""
+        """How often it has read from a connection, this one included: once for a batch."""
         return int(self.tell("INFO", "stats")["total_reads_processed"])
 
 
 async def until(condition: Callable[[], object]) -> None:
     """Look again and again, in a thread: clients have the event loop to themselves."""
     async with asyncio.timeout(20):
-        while not await asyncio.to_thread(condition):
+        while True:
+            if await asyncio.to_thread(condition):
+                return
             await asyncio.sleep(0.02)
-
-
-def assert_unavailable(response: httpx2.Response) -> None:
-    assert response.status_code == 503
-    assert response.headers["retry-after"] == "5"
-    assert "set-cookie" not in response.headers

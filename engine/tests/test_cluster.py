@@ -22,7 +22,8 @@ from serversessions.stores.redis.uri import CONNECTIONS
 from serversessions.testing import Clock, servers
 from serversessions.testing.contract import ADA, HOUR, new_key, scan_all
 
-from .nodes import Node, assert_unavailable, until
+from .faults import assert_unavailable
+from .nodes import Node, until
 from .test_sentinel import PATIENCE, TIMEOUT, WINDOW, recovered, writers
 from .test_sessions import Site, puts
 

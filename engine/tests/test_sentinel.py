@@ -21,7 +21,8 @@ from serversessions.stores.redis import RedisStore
 from serversessions.testing import Clock
 from serversessions.testing.contract import ADA, HOUR, new_key
 
-from .nodes import Node, assert_unavailable, until
+from .faults import assert_unavailable
+from .nodes import Node, until
 from .test_sessions import Site, Visitor, puts
 
 TIMEOUT = 1.0  # seconds that the store waits for its servers here

@@ -29,8 +29,8 @@ class Server:
     ``connections`` is the number of batches under way at once; what comes meanwhile makes up the
     next one. An error that one command gets, or the cancellation of whoever sent it, does not
     touch the others of its batch. A batch whose connection is lost is sent once more, so a command
-    may be carried out twice; if that fails too, all who wait get the error. ``timeout`` seconds are
-    waited for the answers to a batch, and ``connect_timeout`` more where it opens a connection.
+    may be carried out twice; if that fails too, all who wait get the error. ``connect_timeout`` and
+    ``timeout`` are seconds to wait for a connection, and for the answers to a batch.
     """
 
     version = ""  # what a Cluster changes when its slots move
@@ -129,8 +129,12 @@ class Server:
         return answers
 
     async def _try(self, commands: list[Command]) -> list[Any]:
+        if not self._is_proven:
+            async with asyncio.timeout(self._connect_timeout):
+                pool = self._client.connection_pool
+                await pool.release(await pool.get_connection())
         # One limit for a whole batch. redis-py's own, for each answer, takes a quarter of a load.
-        async with asyncio.timeout(self._timeout + (not self._is_proven) * self._connect_timeout):
+        async with asyncio.timeout(self._timeout):
             answers = await self._execute(commands)
         self._is_proven = True
         return answers
