@@ -205,7 +205,7 @@ def _declares(extra: str) -> bool:
 def _why_output_fails() -> str | None:
     """The reason why standard output takes no more; what is left for it is dropped."""
     try:
-        sys.stdout.flush()
+        click.echo()
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return error.strerror
