@@ -6,7 +6,6 @@ import fcntl
 import json
 import os
 import re
-import runpy
 import shutil
 import signal
 import subprocess
@@ -15,12 +14,12 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import product
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import httpx2
 import pytest
 from pytest_cookies.plugin import Cookies
+from serversessions.testing import servers
 
 TEMPLATE = Path(__file__).parent.parent
 SETTINGS: dict[str, Any] = json.loads((TEMPLATE / "cookiecutter.json").read_text())
@@ -51,12 +50,7 @@ GROUPS = {
 }
 SHARED = [kind for kind in KINDS if kind != "memory"]  # by several workers
 PYTHON = sys.executable
-# The generated project's own module for real servers, run without leaving bytecode beside it.
-servers: Any = SimpleNamespace(
-    **runpy.run_path(str(TEMPLATE / "{{cookiecutter.project_slug}}" / "tests" / "servers.py"))
-)
-
-environments: dict[str, bytes] = {}  # of each kind, once a project had it
+ENGINE = TEMPLATE / "engine"
 
 Bake = Callable[..., Path]
 
@@ -69,7 +63,25 @@ def named(answers: dict[str, str]) -> str:
 @pytest.fixture
 def bake(cookies: Cookies) -> Bake:
     """Generate a project; its folder."""
+    return baking(cookies)
 
+
+@pytest.fixture(scope="session")
+def born(cookies_session: Cookies) -> Bake:
+    """A project as it is generated, once for all tests that only read it; its folder."""
+    bake = baking(cookies_session)
+    made: dict[str, Path] = {}
+
+    def born(**answers: str) -> Path:
+        name = json.dumps(answers, sort_keys=True)
+        if name not in made:
+            made[name] = bake(**answers)
+        return made[name]
+
+    return born
+
+
+def baking(cookies: Cookies) -> Bake:
     def bake(**answers: str) -> Path:
         result = cookies.bake(extra_context=answers)
         assert result.exception is None, result.exception
@@ -88,20 +100,12 @@ def own_modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         del sys.modules[name]
 
 
-@pytest.fixture
-def project_on_all_stores(bake: Bake) -> Path:
-    """A project with an environment for each kind of store, so that its tests run on all."""
-    return project_on(bake, KINDS)
-
-
 def project_on(bake: Bake, kinds: dict[str, dict[str, str]]) -> Path:
-    """A project with an environment for each of these."""
-    project = bake()
+    """A project with an environment for each of these, so that its tests run on all of them."""
+    project = bake(**next(iter(kinds.values())))
     for kind, answers in kinds.items():
-        if kind not in environments:
-            folder = bake(**answers, environment=kind) / "config"
-            environments[kind] = (folder / f"{kind}.toml").read_bytes()
-        (project / "config" / f"{kind}.toml").write_bytes(environments[kind])
+        folder = bake(**answers, environment=kind) / "config"
+        shutil.copy(folder / f"{kind}.toml", project / "config")
     return project
 
 

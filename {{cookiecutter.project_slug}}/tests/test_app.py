@@ -6,7 +6,6 @@ import pytest
 from serversessions import StoreUnavailable
 from serversessions.stores.memory import MemoryStore
 from starlette.applications import Starlette
-from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
@@ -15,7 +14,6 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from {{cookiecutter.package_name}}.app import create_app
 from {{cookiecutter.package_name}}.config import AppConfig
-from {{cookiecutter.package_name}}.protection import is_from_elsewhere
 
 HTTPS = "https://testserver"
 ELSEWHERE = {"sec-fetch-site": "cross-site"}
@@ -88,7 +86,6 @@ def test_every_response_has_the_headers_that_protect_it(client: TestClient, path
     assert "frame-ancestors 'none'" in headers["content-security-policy"]
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["referrer-policy"] == "same-origin"
-    assert "strict-transport-security" in headers
 
 
 def test_a_form_of_another_site_is_refused_and_a_link_is_not(client: TestClient) -> None:
@@ -103,25 +100,6 @@ def test_a_socket_of_another_site_is_refused(client: TestClient) -> None:
     other = client.websocket_connect("/socket", headers={"origin": "https://elsewhere.test"})
     with pytest.raises(WebSocketDisconnect), other:
         pass
-
-
-@pytest.mark.parametrize(
-    ("headers", "is_refused"),
-    [
-        ({}, False),  # curl
-        ({"sec-fetch-site": "none"}, False),
-        ({"sec-fetch-site": "same-origin", "origin": "null"}, False),
-        ({"sec-fetch-site": "same-site"}, True),  # another subdomain, or another port
-        ({"sec-fetch-site": "cross-site", "origin": "https://host"}, True),
-        ({"origin": "https://host"}, False),
-        ({"origin": "https://host:8443"}, True),
-        ({"origin": "https://other.host"}, True),
-        ({"origin": "null"}, True),
-        ({"origin": ""}, True),
-    ],
-)
-def test_a_browser_tells_where_a_form_is_from(headers: dict[str, str], is_refused: bool) -> None:
-    assert is_from_elsewhere(Headers({"host": "host", **headers})) == is_refused
 
 
 def test_only_the_hosts_that_are_allowed_are_served() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from serversessions import Sessions, SessionStore
+from serversessions.protection import Protection
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -13,7 +14,6 @@ from starlette.staticfiles import StaticFiles
 
 from . import pages
 from .config import AppConfig
-from .protection import OwnFormsOnly, SecurityHeaders
 
 STATIC = Path(__file__).parent / "static"
 
@@ -39,8 +39,7 @@ def create_app(
         ],
         middleware=[
             Middleware(TrustedHostMiddleware, allowed_hosts=config.allowed_hosts),
-            Middleware(SecurityHeaders),
-            Middleware(OwnFormsOnly),
+            Middleware(Protection),  # against forms of other sites, frames and endless bodies
             sessions.middleware,
         ],
         lifespan=sessions.lifespan,

@@ -16,7 +16,6 @@ from starlette.routing import Route
 from starlette.templating import Jinja2Templates
 
 MAX_FIELD = 80  # characters of a submitted text
-MAX_FORM = 4096  # bytes of a submitted form
 MAX_DEVICES = 1000  # are read at most
 SHOWN_DEVICES = 50  # until all are asked for
 
@@ -161,7 +160,7 @@ routes = [
 
 async def _read_field(request: Request, name: str) -> str:
     """A text of the submitted form; "" if there is none."""
-    async with request.form(max_files=0, max_fields=10, max_part_size=MAX_FORM) as form:
+    async with request.form(max_files=0, max_fields=10) as form:
         text = form.get(name)
         return text.strip()[:MAX_FIELD] if isinstance(text, str) else ""
 
