@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -23,11 +24,17 @@ class Threads:
     def __init__(self, count: int, name: str) -> None:
         self.count = count
         self._name = name
+        self._begin()
+
+    def _begin(self) -> None:
+        self._process = os.getpid()
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
 
     def run(self, work: Callable[..., T], *args: object) -> asyncio.Future[T]:
         """What ``work(*args)`` comes to. Whoever stops waiting before it began has prevented it."""
+        if self._process != os.getpid():  # a child has none of its parent's threads
+            self._begin()
         while len(self._threads) < self.count:
             name = f"{self._name}-{len(self._threads)}"
             self._threads.append(threading.Thread(target=self._work, name=name, daemon=True))
