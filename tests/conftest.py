@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import product
@@ -152,13 +153,31 @@ def asked_alone(client: httpx2.Client, app: int) -> Iterator[httpx2.Client]:
     assert len(workers) > 1
     for one in workers:
         others = [pid for pid in workers if pid != one]
-        for pid in others:
-            os.kill(pid, signal.SIGSTOP)
+        _stop(others)
         # Whoever has not started yet takes his time.
         with httpx2.Client(base_url=client.base_url, cookies=client.cookies, timeout=60) as same:
             yield same
         for pid in others:
             os.kill(pid, signal.SIGCONT)
+
+
+def _stop(processes: list[int]) -> None:
+    """Stop processes at a moment when none of them holds a file's lock, which others wait for."""
+    while True:
+        for pid in processes:
+            os.kill(pid, signal.SIGSTOP)
+        while any(_state_of(pid) != "T" for pid in processes):
+            time.sleep(0.001)
+        locks = Path("/proc/locks").read_text()
+        if not any(f" WRITE {pid} " in locks for pid in processes):
+            return
+        for pid in processes:
+            os.kill(pid, signal.SIGCONT)
+        time.sleep(0.01)
+
+
+def _state_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 def _command_of(pid: str) -> bytes:

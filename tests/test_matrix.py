@@ -103,9 +103,9 @@ def test_the_answer_is_in_toml_and_the_dependencies_follow(
 @pytest.mark.parametrize("answers", ALL, ids=named)
 def test_no_jinja_of_the_template_is_left(born: Bake, answers: dict[str, str]) -> None:
     for path, text in read(born(**answers)).items():
-        assert "cookiecutter." not in text, path
         if path in ENGINE_FILES:
             continue
+        assert "cookiecutter." not in text, path
         if not path.startswith("src/my_app/templates/") and not path.endswith(".jinja"):
             left = re.findall(r"\{\{.*|\{%.*|\{#.*", text)
             assert left == (["{{ matrix.python }}"] if path.endswith("ci.yml") else []), path

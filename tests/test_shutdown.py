@@ -123,7 +123,7 @@ def note(answer: bytes, name: str, ledger: Ledger) -> None:
     assert head.startswith(b"HTTP/1.1 303 "), answer
     assert b"content-length: 0" in head, answer
     assert not body, answer
-    cookie = re.search(rb"set-cookie: id=([\w-]+);", head)
+    cookie = re.search(rb"set-cookie: my_app=([\w-]+);", head)
     assert cookie is not None, answer
     ledger[cookie[1].decode()] = name
 
@@ -147,7 +147,7 @@ def assert_kept(project: Path, ledger: Ledger) -> None:
     """Every write that was answered is there in an app that is started anew."""
     with serving(project) as client:
         for cookie, name in ledger.items():
-            assert name in client.get("/", headers={"Cookie": f"id={cookie}"}).text
+            assert name in client.get("/", headers={"Cookie": f"my_app={cookie}"}).text
 
 
 def stop_while_it_works(app: App, stop: Callable[[], None]) -> Ledger:

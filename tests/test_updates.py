@@ -1,4 +1,4 @@
-"""Later versions of the template reach a project by cruft: README.md's commands, word for word."""
+"""Later versions reach a project by cruft: the commands of docs/updates.md, word for word."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ import pytest
 
 from .conftest import PYTHON, TEMPLATE, run
 
-URL = "https://github.com/OWNER/cookiecutter-starlette-sessions"
-PARTS = ("cookiecutter.json", "template_*.py", "templates", "{{*}}")
+PARTS = ("cookiecutter.json", "engine", "hooks", "template_extension.py", "templates", "{{*}}")
 PROJECT = "{{cookiecutter.project_slug}}"
 
 UPDATE = "COOKIECUTTER_CONFIG=.cookiecutterrc cruft update"
@@ -56,19 +55,19 @@ def template(tmp_path: Path, shell: Shell) -> Path:
 def project(tmp_path: Path, template: Path, shell: Shell) -> Path:
     """A project made by cruft, and kept in git."""
     said = shell(tmp_path, command("cruft create", template))
-    assert "\n  cd my-app\n  make run " in said
+    assert f"\n  cd {tmp_path}/my-app\n" in said
     return begin(tmp_path / "my-app", shell)
 
 
 def command(begins: str, template: Path) -> str:
-    """One of README.md's commands, for this template."""
+    """One of the commands of docs/updates.md, for this template."""
     (found,) = re.findall(rf"^    ({begins}(?:.*\\\n)*.*)$", read_me(), re.MULTILINE)
     line: str = found
-    return line.replace(URL, str(template)).replace("VERSION", "v1")
+    return line.replace("ADDRESS", str(template)).replace("VERSION", "v1")
 
 
 def read_me() -> str:
-    return (TEMPLATE / "README.md").read_text()
+    return (TEMPLATE / "docs" / "updates.md").read_text()
 
 
 def begin(project: Path, shell: Shell) -> Path:
@@ -114,15 +113,21 @@ def test_an_update_brings_what_is_new_and_keeps_what_is_mine(
     replace(template / PROJECT / "src/{{cookiecutter.package_name}}/app.py", '"""', '"""Newly. ')
     replace(template / PROJECT / "README.md", "    make run ", "    make run  ")
     replace(template / PROJECT / "src/{{cookiecutter.package_name}}/static/style.css", "{", " {")
+    replace(template / "engine/src/serversessions/ids.py", '"""', '"""Newer. ')
+    (template / "engine/src/serversessions/newer.py").write_text("x = 1\n")
+    (template / "engine/src/serversessions/events.py").unlink()
     (template / PROJECT / "NEW.md").write_text("{{ cookiecutter.project_name }}\n")
     commit(template, shell)
     assert "FAILURE" in shell(project, command("cruft check", template), status=1)
     shell(project, command(UPDATE, template))
 
     expected = dict.fromkeys(("README.md", "src/my_app/app.py"), "M")
+    engine = {"ids.py": "M", "newer.py": "A", "events.py": "D"}
+    expected |= {f"src/serversessions/{name}": change for name, change in engine.items()}
     assert changes(project, shell) == expected | {"NEW.md": "A", ".cruft.json": "M"}
     assert (project / "NEW.md").read_text() == "My App\n"
-    del mine[".cruft.json"]
+    for name in (".cruft.json", *(f"src/serversessions/{name}" for name in engine)):
+        mine.pop(name, None)
     mine["README.md"] = mine["README.md"].replace("    make run ", "    make run  ")
     mine["src/my_app/app.py"] = mine["src/my_app/app.py"].replace('"""', '"""Newly. ', 1)
     now = files(project, shell)
@@ -137,18 +142,21 @@ def test_an_update_brings_what_is_new_and_keeps_what_is_mine(
 def test_a_version_with_new_filters_checks_and_texts_arrives(
     template: Path, project: Path, shell: Shell
 ) -> None:
-    """Cruft runs both versions of the template's own code in one process."""
-    new_filter = "upper_case=template_answers.upper_case, html="
-    replace(template / "template_extension.py", "html=", new_filter)
-    replace(template / "template_answers.py", "TAKEN =", "upper_case = str.upper\nTAKEN =")
-    replace(template / "cookiecutter.json", "Where should sessions live?", "Where do they live?")
+    """Cruft runs both versions of the extension in one process."""
+    new_filter = '"upper_case": upper_case, "html":'
+    replace(template / "template_extension.py", '"html":', new_filter)
+    replace(template / "template_extension.py", "TAKEN =", "upper_case = str.upper\nTAKEN =")
+    hook = template / "hooks" / "post_gen_project.py"
+    hook.write_text(
+        f"{hook.read_text()}Path('HOOK.md').write_text('{{{{ 'new' | upper_case }}}}')\n"
+    )
     replace(template / "templates/environment.toml.jinja", "# Environment", "# New: environment")
     (template / PROJECT / "NEW.md").write_text("{{ cookiecutter.project_name | upper_case }}\n")
     commit(template, shell)
     shell(project, command(UPDATE, template))
     assert (project / "NEW.md").read_text() == "MY APP\n"
-    assert "Where do they live?" in (project / "src/my_app/config/questions.json").read_text()
-    for name in ("config/dev.toml", "src/my_app/config/environment.toml.jinja"):
+    assert (project / "HOOK.md").read_text() == "NEW"
+    for name in ("config/dev.toml", "config/environment.toml.jinja"):
         assert "\n# New: environment variables win" in (project / name).read_text()
 
 
@@ -169,7 +177,7 @@ def test_answers_that_are_never_asked_survive_an_update(
         ".cruft.json": "M",
         "README.md": "M",
         "config/dev.toml": "M",
-        "src/my_app/config/environment.toml.jinja": "M",
+        "config/environment.toml.jinja": "M",
     }
     context = json.loads((project / ".cruft.json").read_text())["context"]["cookiecutter"]
     assert {name: context[name] for name in answers} == answers
@@ -196,6 +204,7 @@ def test_a_password_is_refused_and_kept_nowhere(
     answers = '{"session_store": "cache", "_cache_uri": "redis://:open-sesame@h/0"}'
     create = command("cruft create", template)
     said = shell(tmp_path, f"{create} --extra-context '{answers}'", status=1)
-    assert "Leave the password out" in said
+    assert "Leave user and password out" in said
+    assert "Traceback" not in said
     kept = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert not any(b"open-sesame" in path.read_bytes() for path in kept)
