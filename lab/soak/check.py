@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from typing import Any
 
 from .client import FAILURES, Client
-from .ledger import COUNTER, Finding, Ledger, Owed
+from .ledger import COUNTER, Finding, Ledger
 from .site import Site
 
 AT_ONCE = 8
@@ -28,13 +28,21 @@ def check(ledgers: list[Ledger], site: Site) -> list[Finding]:
     Raises:
         RuntimeError: a session can't be read, or all can't be counted.
     """
-    answered = asyncio.run(_read_all(ledgers, site.port, judge=True))
+    ids = {
+        session_id: (ledger, owed)
+        for ledger in ledgers
+        for owed in ledger.sessions.values()
+        for session_id in owed.ids
+    }
+    answered = asyncio.run(_read_all(ids, site.port))
+    for session_id, (ledger, owed) in ids.items():
+        ledger.judge(owed.name, session_id, dict(answered[session_id]), time.monotonic())
     beside = site.count()
     site.kill()
     alone = site.count()
     site.start()
     site.wait_until_ready()
-    found = asyncio.run(_read_all(ledgers, site.port, judge=False))
+    found = asyncio.run(_read_all(ids, site.port))
     return [*compare(answered, found), *compare_counts(answered, beside, alone)]
 
 
@@ -68,23 +76,19 @@ def _size(data: Data) -> str:
     return f"{len(data)} keys and {data.get(COUNTER, 0)} visits" if data else "nothing"
 
 
-async def _read_all(ledgers: list[Ledger], port: int, *, judge: bool) -> dict[str, Data]:
-    """The data of every session, by each id that it ever had."""
+async def _read_all(ids: Iterable[str], port: int) -> dict[str, Data]:
+    """The data that each id leads to."""
     turn = asyncio.Semaphore(AT_ONCE)
     found: dict[str, Data] = {}
 
-    async def read(ledger: Ledger, owed: Owed, session_id: str) -> None:
+    async def read(session_id: str) -> None:
         async with turn:
-            data = found[session_id] = await _read(client, session_id)
-        if judge:
-            ledger.judge(owed.name, session_id, data, time.monotonic())
+            found[session_id] = await _read(client, session_id)
 
     with closing(Client(port)) as client:
         async with asyncio.TaskGroup() as tasks:
-            for ledger in ledgers:
-                for owed in ledger.sessions.values():
-                    for session_id in owed.ids:
-                        tasks.create_task(read(ledger, owed, session_id))
+            for session_id in ids:
+                tasks.create_task(read(session_id))
     return found
 
 

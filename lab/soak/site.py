@@ -56,7 +56,7 @@ class Site:
             RuntimeError: that takes too long.
         """
         try:
-            wait_until(lambda: self.is_complete() and self._is_ready(), "the app")
+            wait_until(lambda: self.is_complete() and self._is_ready(), "the app", seconds=60)
         except TimeoutError as error:
             last = self._log.read_text().splitlines()[-20:]
             raise RuntimeError("\n".join([f"{error}. The last lines of its log:", *last])) from None
