@@ -122,6 +122,16 @@ class TestIndex:
         assert await any_store.delete(new) == 1
         assert not await any_store._do("EXISTS", any_store._index(ADA))
 
+    async def test_a_lost_index_is_made_again_from_the_records(
+        self, any_store: RedisStore, owned: Record
+    ) -> None:
+        keys = [new_key() for _ in range(250)]
+        await asyncio.gather(*(any_store.create(key, owned) for key in keys))
+        await any_store.create(new_key(), replace(owned, owner=None))
+        await any_store._do("DEL", any_store._index(ADA))
+        assert await any_store.repair() >= 250
+        assert await any_store.delete_owned(ADA) == 250
+
     async def test_an_eviction_policy_is_named_as_a_risk_to_sign_outs(
         self, store: RedisStore, valkey_server: Valkey
     ) -> None:

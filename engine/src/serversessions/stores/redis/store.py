@@ -89,11 +89,21 @@ class RedisStore:
         is_over = self._clock is not time.time and record.expires <= self._clock()
         return None if is_over else record
 
-    async def update(self, key: str, record: Record, *, move_to: str | None = None) -> bool:
+    async def update(
+        self,
+        key: str,
+        record: Record,
+        *,
+        move_to: str | None = None,
+        leave: Record | None = None,
+    ) -> bool:
         if move_to is not None and self._is_cluster:
-            return await self._move_on_cluster(key, record, move_to)
-        script, keys = (_UPDATE, [key]) if move_to is None else (_MOVE, [key, move_to])
-        changes = record.to_bytes(), _version_before(record)
+            return await self._move_on_cluster(key, record, move_to, leave)
+        script, keys = _UPDATE, [key]
+        changes: list[Argument] = [record.to_bytes(), _version_before(record)]
+        if move_to is not None:
+            script, keys = _MOVE, [key, move_to]
+            changes += ("", 0) if leave is None else (leave.to_bytes(), self._life(leave.expires))
         return bool(await self._write(script, keys, record.owner, record.expires, *changes))
 
     async def touch(self, key: str, expires: float) -> bool:
@@ -114,8 +124,7 @@ class RedisStore:
     async def list_owned(
         self, owner: str, *, after: str = "", limit: int = 100
     ) -> list[tuple[str, Record]]:
-        marked = {key async for keys in self._marked(owner) for key in keys if key > after}
-        keys = sorted(marked)
+        keys = sorted({key async for some in self._marked(owner) for key in some if key > after})
         found: list[tuple[str, Record]] = []
         while keys and len(found) < limit:
             records = await self._load_all(keys[:limit])
@@ -154,6 +163,16 @@ class RedisStore:
             return found, f"{index}.{next_at}.{version}.{run}"
         return found, f"{int(index) + 1}.0.{version}." if int(index) + 1 < len(nodes) else ""
 
+    async def repair(self) -> int:
+        """Mark all sessions that have an owner again, as after a restore; the number of them."""
+        count, cursor, is_last = 0, "", False
+        while not is_last:
+            page, cursor = await self.scan(cursor, limit=CHUNK)
+            owned = [(key, record) for key, record in page if record.owner]
+            await asyncio.gather(*(self._mark(key, record) for key, record in owned))
+            count, is_last = count + len(owned), not cursor
+        return count
+
     async def ping(self) -> None:
         """Create a record and delete it, on every primary: ready is who takes sessions."""
         nodes = await self._primaries()
@@ -177,7 +196,9 @@ class RedisStore:
     async def aclose(self) -> None:
         await self._server.aclose()
 
-    async def _move_on_cluster(self, key: str, record: Record, new_key: str) -> bool:
+    async def _move_on_cluster(
+        self, key: str, record: Record, new_key: str, leave: Record | None
+    ) -> bool:
         """What ``_MOVE`` does, in two steps that can be repeated.
 
         The new id is given to nobody before the old one is dead. Whatever ends this between the two
@@ -186,8 +207,10 @@ class RedisStore:
         if not await self.create(new_key, record) and await self._get(new_key) != record.to_bytes():
             return False
         # By it an answer that was lost is told from a race that was.
-        tombstone = _MOVED + new_key[:32].encode()
-        until, before = self._clock() + TOMBSTONE, _version_before(record)
+        tombstone, until = _MOVED + new_key[:32].encode(), self._clock() + TOMBSTONE
+        if leave is not None:
+            tombstone, until = leave.to_bytes(), leave.expires
+        before = _version_before(record)
         if (
             await self._write(_UPDATE, [key], None, until, tombstone, before)
             or await self._get(key) == tombstone
@@ -212,6 +235,10 @@ class RedisStore:
         for each, theirs in marked.items():
             await self._do("ZREM", self._index(each), *theirs)
         return count
+
+    async def _mark(self, key: str, record: Record) -> None:
+        assert record.owner is not None
+        await self._run(_MARK, [self._index(record.owner)], self._life(record.expires), key)
 
     async def _marked(self, owner: str) -> AsyncIterator[list[str]]:
         """All keys in an owner's index, some at a time; one may come twice."""
@@ -246,7 +273,7 @@ class RedisStore:
     ) -> Any:
         """Run a script that marks the owner's session; on a Cluster, mark it before."""
         names = [self._session(key) for key in keys]
-        life = math.ceil((expires - self._clock()) * 1000) + self._ahead()
+        life = self._life(expires)
         if owner and self._is_cluster:
             await self._run(_MARK, [self._index(owner)], life, keys[-1])
         elif owner:
@@ -259,6 +286,10 @@ class RedisStore:
             return await self._do("EVALSHA", script.sha, *rest)
         except NoScriptError:  # a new server, or one that was told to forget
             return await self._do("EVAL", script.text, *rest)
+
+    def _life(self, expires: float) -> int:
+        """Milliseconds until then, which a server counts by its own clock."""
+        return math.ceil((expires - self._clock()) * 1000) + self._ahead()
 
     def _ahead(self) -> int:
         """Milliseconds by which a test's clock is ahead."""

@@ -32,26 +32,17 @@ class Address(NamedTuple):
 class CacheURI:
     """A URI that was read. ``login`` and ``options`` have redis-py's names."""
 
-    kind: str
-    """one of ``FORMS``"""
-    addresses: tuple[Address, ...]
-    """of the server, of sentinels, or of some nodes of a Cluster; none for a socket"""
-    path: str
-    """of the socket, or the name of the service that the sentinels watch"""
+    kind: str  # one of FORMS
+    addresses: tuple[Address, ...]  # of the server, of sentinels, or of some nodes of a Cluster
+    path: str  # of the socket, or the name of the service that the sentinels watch
     is_tls: bool
-    login: Mapping[str, Any] = field(repr=False)
-    """user, password and database"""
+    login: Mapping[str, Any] = field(repr=False)  # user, password and database
     sentinel_login: Mapping[str, Any] = field(repr=False)
-    timeout: float
-    """seconds to wait for an answer"""
-    connect_timeout: float
-    """seconds to wait for a connection"""
-    connections: int
-    """to each server"""
-    prefix: str | None
-    """of all keys; None for the application's own"""
-    options: Mapping[str, Any]
-    """the client's name, certificates"""
+    timeout: float  # seconds to wait for an answer
+    connect_timeout: float  # seconds to wait for a connection
+    connections: int  # to each server
+    prefix: str | None  # of all keys; None for the application's own
+    options: Mapping[str, Any]  # the client's name, certificates
 
 
 def parse_cache_uri(uri: str) -> CacheURI:
@@ -98,12 +89,11 @@ def parse_cache_uri(uri: str) -> CacheURI:
 
 
 def _read_hosts(text: str, kind: str) -> tuple[Address, ...]:
-    hosts = text.split(",")
-    if not kind and len(hosts) > 1:
+    if not kind and "," in text:
         raise ValueError(
             "host: several; allowed: one, or several with redis+sentinel:// or redis+cluster://"
         )
-    return tuple(_read_host(host, kind) for host in hosts)
+    return tuple(_read_host(host, kind) for host in text.split(","))
 
 
 def _read_host(text: str, kind: str) -> Address:
@@ -115,7 +105,7 @@ def _read_host(text: str, kind: str) -> Address:
         raise ValueError(f"host: missing; allowed: {FORMS[kind]}")
     if port is None:
         return Address(host, 26379 if kind == "sentinel" else 6379)
-    if not _is_number(port) or not 0 < int(port) < 65536:
+    if not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65536:
         raise ValueError(f"port of {host}: allowed: a number from 1 to 65535")
     return Address(host, int(port))
 
@@ -127,7 +117,7 @@ def _read_path(path: str, kind: str) -> tuple[str, int]:
         raise ValueError(f"service: missing; allowed: {FORMS[kind]}, as the sentinels call it")
     if kind == "cluster" and db not in ("", "0"):
         raise ValueError("database: allowed: 0, since a Cluster has no other")
-    if db and not _is_number(db):
+    if not re.fullmatch("[0-9]{0,9}", db):
         raise ValueError("database: allowed: a number from 0")
     return service, int(db or 0)
 
@@ -144,10 +134,6 @@ def _read_options(query: str, kind: str, *, is_tls: bool) -> dict[str, Any]:
         except ValueError:
             raise ValueError(f"{name}: allowed: {rule}") from None
     return options
-
-
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) <= 9
 
 
 def _seconds(text: str) -> float:
@@ -174,10 +160,8 @@ def _matching(pattern: str, convert: Callable[[str], Any] = str) -> Callable[[st
 
 Option = tuple[Callable[[str], Any], str]  # reads a value, and says what it may be
 
-_NAME: Option = (  # nothing that a pattern or a hash tag is made of
-    _matching(r"[A-Za-z0-9._:-]+"),
-    "letters, digits and . _ : -",
-)
+# Nothing that a pattern or a hash tag is made of.
+_NAME: Option = (_matching(r"[A-Za-z0-9._:-]+"), "letters, digits and . _ : -")
 _OPTIONS: dict[str, Option] = {
     "socket_timeout": (_seconds, "seconds to wait for an answer, above 0"),
     "socket_connect_timeout": (_seconds, "seconds to wait for a connection, above 0"),
