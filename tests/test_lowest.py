@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import TEMPLATE, Bake, run, run_tests
+from .conftest import KINDS, TEMPLATE, Bake, project_on, run, run_tests
 
 PYTHON = str(TEMPLATE / ".venv-lowest" / "bin" / "python")
 BOUND = re.compile(r"([\w-]+)(?:\[\w+\])?>=([\d.]+)")
@@ -30,9 +30,10 @@ def test_the_lowest_versions_are_those_that_are_installed(bake: Bake) -> None:
         assert re.fullmatch(rf"{re.escape(version)}(\.0)*", pins[name]), requirement
 
 
-def test_its_tests_and_checks_pass_with_them(project_on_all_stores: Path, tmp_path: Path) -> None:
+def test_its_tests_and_checks_pass_with_them(bake: Bake, tmp_path: Path) -> None:
     if not Path(PYTHON).exists():
         pytest.fail("make .venv-lowest/done")
-    run_tests(project_on_all_stores, python=PYTHON)
-    run(project_on_all_stores, PYTHON, "-m", "ruff", "check", "--no-cache")
-    run(project_on_all_stores, PYTHON, "-m", "mypy", "--cache-dir", str(tmp_path))
+    project = project_on(bake, KINDS)
+    run_tests(project, python=PYTHON)
+    run(project, PYTHON, "-m", "ruff", "check", "--no-cache")
+    run(project, PYTHON, "-m", "mypy", "--cache-dir", str(tmp_path))

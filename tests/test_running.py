@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,8 +14,10 @@ from typing import Any
 
 import httpx2
 import pytest
+from websockets.sync.client import connect
 
 from .conftest import (
+    ENGINE,
     KINDS,
     PYTHON,
     SHARED,
@@ -26,6 +29,40 @@ from .conftest import (
     serving,
     started,
 )
+
+CONFIG = (PYTHON, "-m", "my_app", "config")
+SOCKET = """
+
+async def socket(websocket: Any) -> None:
+    await websocket.accept()
+    await websocket.send_text(websocket.session["name"])
+    await websocket.close()
+
+
+from starlette.routing import WebSocketRoute
+
+routes.append(WebSocketRoute("/socket", socket))
+"""
+BARE = """
+from serversessions import Sessions
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+sessions = Sessions("file:sessions", secure=False)
+
+
+async def count(request):
+    request.session["visits"] = request.session.get("visits", 0) + 1
+    return JSONResponse({"visits": request.session["visits"]})
+
+
+app = Starlette(
+    routes=[Route("/", count), *sessions.routes],
+    middleware=[sessions.middleware],
+    lifespan=sessions.lifespan,
+)
+"""
 
 
 def say_name(client: httpx2.Client) -> None:
@@ -76,6 +113,45 @@ def test_a_cache_that_went_away_means_503_until_it_is_back(bake: Bake, tmp_path:
             assert "Ada" in client.get("/").text
 
 
+@pytest.mark.parametrize("package", ["redis", "asyncpg", "sqlalchemy", "alembic"])
+def test_no_store_is_imported_that_is_not_used(born: Bake, package: str) -> None:
+    check = f"import sys, my_app.app as a; a.create_app(); sys.exit({package!r} in sys.modules)"
+    run(born(session_store="file"), PYTHON, "-c", check)
+
+
+def test_a_websocket_is_served_and_has_a_session(bake: Bake) -> None:
+    """The tests' client needs no library for that: a server does."""
+    project = bake(session_store="file")
+    with (project / "src" / "my_app" / "pages.py").open("a") as pages:
+        pages.write(SOCKET)
+    with serving(project) as client:
+        say_name(client)
+        url = str(client.base_url).replace("http", "ws") + "/socket"
+        cookie = "; ".join(f"{name}={value}" for name, value in client.cookies.items())
+        with connect(url, additional_headers={"Cookie": cookie}) as socket:
+            assert socket.recv() == "Ada"
+
+
+def test_the_engine_alone_serves_an_app_that_was_there(tmp_path: Path) -> None:
+    """``pip install ./engine`` is enough: nothing of the template's is needed."""
+    base = Path(sys.base_prefix, "bin", "python3")
+    run(tmp_path, str(base), "-m", "venv", "python", PYTHONPATH="")
+    python = str(tmp_path / "python" / "bin" / "python")
+    shutil.copytree(ENGINE, tmp_path / "engine", ignore=shutil.ignore_patterns("__pycache__"))
+    pip = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+    run(tmp_path, *pip, "./engine", "uvicorn", PYTHONPATH="")
+    (tmp_path / "bare.py").write_text(BARE)
+    port = servers.free_port()
+    command = [python, "-m", "uvicorn", "bare:app", "--port", str(port)]
+    with (
+        servers.running(command, port, signal.SIGTERM, cwd=tmp_path, env={"PATH": ""}),
+        httpx2.Client(base_url=f"http://127.0.0.1:{port}") as client,
+    ):
+        assert [client.get("/").json()["visits"] for _ in range(3)] == [1, 2, 3]
+        assert client.get("/readyz").json() == {"status": "ok"}
+    assert list((tmp_path / "sessions").rglob("*"))
+
+
 def test_the_app_starts_while_its_cache_is_down(bake: Bake) -> None:
     project = bake(session_store="cache", _cache_uri=f"redis://127.0.0.1:{servers.free_port()}/0")
     with serving(project) as client:
@@ -112,19 +188,26 @@ def test_the_image_is_built_and_run_without_docker(bake: Bake, tmp_path: Path) -
     _, install = steps["RUN"]  # the first makes a user
     script = install.replace("/app[", f"{image}[")
     run(image, "sh", "-ec", script, **bare)
+    run(project, *CONFIG, "new", "prod", "--store", "file", "--yes")
+    shutil.copytree(project / "config", image / "config", dirs_exist_ok=True)
 
     (entry,), (arguments,) = steps["ENTRYPOINT"], steps["CMD"]
     port = str(servers.free_port())
-    command = [*json.loads(entry), *json.loads(arguments), "--port", port]
+    command = [*json.loads(entry), *json.loads(arguments)]
+    # No environment but the one that is named: debug is not served to others by accident.
+    assert "debug = true" in run(image, *command, status=2, **bare)
+    bare["MY_APP_ENV"] = "prod"
     (health,) = steps["HEALTHCHECK"]
-    check = json.loads(health[health.index("[") :].replace("8000", port))
-    run(image, *check, status=1, **bare)
-    app = subprocess.Popen(command, cwd=image, env=bare | {"MY_APP_ENV": "dev"})
+    check = json.loads(health[health.index("[") :])
+    run(image, *check, status=1, PORT=port, **bare)
+    app = subprocess.Popen([*command, "--port", port], cwd=image, env=bare)
+    check_port = [part.replace("/proc/1/", f"/proc/{app.pid}/") for part in check]
     try:
         deadline = time.monotonic() + 30
-        while subprocess.run(check, env=bare, capture_output=True).returncode:
+        while subprocess.run(check, env=bare | {"PORT": port}, capture_output=True).returncode:
             assert time.monotonic() < deadline
             assert app.poll() is None
+        assert not subprocess.run(check_port, env=bare, capture_output=True).returncode
     finally:
         app.terminate()
     assert app.wait(timeout=10) == 0
