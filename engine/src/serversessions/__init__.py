@@ -1,9 +1,10 @@
 """Server-side sessions for Starlette: one middleware, one dict, and stores behind one protocol."""
 
-from .manager import SessionDataError
+from .contents import SessionDataError
 from .middleware import SessionMiddleware
 from .owners import OwnedSession, delete_owned, hash_owner
-from .session import Session, SessionClosed
+from .session import Session
+from .state import SessionClosed
 from .store import (
     CorruptRecord,
     Record,

@@ -1,4 +1,4 @@
-"""The session's cookie (RFC 6265bis): reading the id from a request, writing it to a response."""
+"""The session's cookie (RFC 6265bis): reading ids from a request, writing one to a response."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
+
+SameSite = Literal["strict", "lax", "none"]
 
 
 @dataclass(frozen=True)
@@ -17,13 +19,17 @@ class SessionCookie:
     domain: str | None = None
     secure: bool = True
     http_only: bool = True
-    same_site: Literal["strict", "lax", "none"] = "strict"
+    same_site: SameSite = "lax"
     partitioned: bool = False
 
-    def read(self, header: bytes) -> str | None:
-        """The first value of this cookie that has the shape of an id. Any other is no id at all."""
-        found = self._pattern.search(b";" + header)
-        return None if found is None else found[1].decode()
+    def read(self, header: bytes) -> list[str]:
+        """The values of this cookie that have the shape of an id. Any other is no id at all.
+
+        A browser sends several cookies of one name if they were set for different paths, domains or
+        partitions (RFC 6265bis 5.8.3): by another app, or by this one before its configuration was
+        changed. Each is a candidate.
+        """
+        return [found.decode() for found in self._pattern.findall(b";" + header)]
 
     @cached_property
     def _pattern(self) -> re.Pattern[bytes]:
@@ -49,3 +55,14 @@ class SessionCookie:
             + f"; SameSite={self.same_site.capitalize()}"
             + ("; Partitioned" if self.partitioned else "")
         )
+
+
+def prefixed_name(name: str, *, secure: bool, path: str, domain: str | None) -> str:
+    """The name with ``__Host-`` before it, wherever browsers take that (RFC 6265bis 4.1.3.2).
+
+    No other host, such as a sibling domain, can set such a cookie (ASVS 5, 3.3.1). A name that has
+    a prefix stays.
+    """
+    has_prefix = name.startswith(("__Host-", "__Secure-"))
+    is_allowed = secure and path == "/" and domain is None
+    return f"__Host-{name}" if is_allowed and not has_prefix else name

@@ -2,64 +2,29 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-from copy import copy
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal, Self
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Self
 
-from starlette.middleware.sessions import Session as StarletteSession
 from starlette.requests import HTTPConnection
 
-from .owners import OwnedSession, hash_owner
-from .store import Record, SessionError
+from .expiry import DURATION_RULE, EXPIRY_RULE, format_expiry, parse_duration, parse_expiry
+from .owners import OwnedSession, SignIn, UserId, check_owner, hash_owner
+from .state import ROTATED, Keeper, SessionClosed, SessionState
 
-if TYPE_CHECKING:
-    from .manager import SessionManager
-
-MAX_OWNER = 255  # characters
+_MAX_USER_AGENT = 400  # characters: what follows tells no more
 
 
-class SessionClosed(SessionError):
-    """The session was changed when it could no longer be saved."""
-
-    @classmethod
-    def by(cls, what: str) -> Self:
-        return cls(f"session: {what} was changed after the response had started, too late to keep")
-
-
-class Session(StarletteSession):
+class Session(SessionState):
     """A dict of JSON values that is kept on the server from one request to the next.
 
-    Changes, ``rotate_id``, ``flush`` and ``owner`` are intents: they take effect together when the
-    response starts, unless it is a server error. Nested changes count too.
+    Changes, ``owner``, ``rotate_id``, ``set_expiry`` and ``flush`` are intents: they take effect
+    together when the response starts, unless it is a server error (5xx). Nested changes count too.
+
+    In a test of a handler, ``Session(a=1)`` serves as a session that nobody keeps.
     """
 
-    # What every request sets: a slot is set several times faster than an attribute.
-    __slots__ = ("_id", "_key", "_record", "_started", "accessed")
-    _id: str | None
-    _key: str | None  # under which the store keeps it
-    _record: Record | None
-    _started: str | None  # by which message the response did: no other cookie can follow
-    _manager: SessionManager  # on a class of each manager's own: see there
-    # Defaults on the class, since most requests change none of them.
-    _owner: str | None = None
-    _owner_hash: str | None = None  # what the store sees of it
-    _signed_in: float | None = None  # since when it has this owner
-    _user_agent: str | None = None  # that came with the sign-in
-    _rotate = False
-    _ended: str | None = None  # the key that flush() left behind, until it is deleted
-    _cookie: Literal["set", "remove"] | None = None  # what the browser has to do to it
-    # Keys that were set or removed, or whose dict or list was handed out and may change unnoticed.
-    # Once they are saved, only the latter stay here.
-    _touched: set[str] | None = None
-    _lost = False  # nothing is saved any more: it was ended elsewhere, or for nothing
-    _failure: str | None = None  # why the store could not save it when the response started
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._id = self._key = self._record = self._started = None
-        self.accessed = False
+    __slots__ = ()
 
     @classmethod
     def of(cls, connection: HTTPConnection) -> Self:
@@ -68,234 +33,194 @@ class Session(StarletteSession):
         assert isinstance(session, cls), "SessionMiddleware must be installed"
         return session
 
-    def rotate_id(self) -> None:
-        """Go on under a new id; the old one dies when the new one is saved.
+    @property
+    def owner(self) -> UserId | None:
+        """The user to whom the session belongs, if any, of the type that was set.
 
-        Call it whenever privileges change, at sign-in above all (ASVS 5, 7.2.4): an id that someone
-        planted before is then worthless.
+        To set it is the sign-in: ``session.owner = user.id``. The id changes, so that one which
+        somebody planted or saw before is worthless (ASVS 5, 7.2.4), and ``signed_in_at`` is now.
+        The data stays, unless it was another user's, which is forgotten. The same owner again is a
+        fresh sign-in, as after a password was asked for once more. None signs out, as ``flush()``.
+
+        Raises:
+            TypeError: it is neither a str, nor an int, nor a UUID, nor None.
+            ValueError: it has more than 255 characters, or is not Unicode.
+            SessionClosed: the response, or the WebSocket, has started, and took no new id along.
         """
-        self._require_open("rotate_id()")
-        self._rotate = True
+        self.mark_accessed()
+        return None if self._sign_in is None else self._sign_in.owner
+
+    @owner.setter
+    def owner(self, user_id: UserId | None) -> None:
+        if user_id is None:
+            if self._sign_in is not None:
+                self.flush()
+            return
+        owner = check_owner(user_id)
+        self._require_unstarted("owner")
+        if self._sign_in is not None and hash_owner(self._sign_in.owner) != hash_owner(owner):
+            self.flush()
+        self._sign_in = SignIn(owner, self._now(), self._read_user_agent())
+        self._rotates = True
+
+    @property
+    def signed_in_at(self) -> datetime | None:
+        """When the owner signed in (UTC); None without an owner."""
+        self.mark_accessed()
+        return None if self._sign_in is None else datetime.fromtimestamp(self._sign_in.at, UTC)
+
+    def signed_in_within(self, time: timedelta | str) -> bool:
+        """Whether the owner signed in no longer ago than ``time``, such as "10m".
+
+        For pages that want the password again before something that matters (ASVS 5, 7.5.1).
+
+        Raises:
+            ValueError: ``time`` is no duration.
+        """
+        self.mark_accessed()
+        try:
+            seconds = parse_duration(time).total_seconds()
+        except ValueError:
+            raise ValueError(f"found {time!r}; allowed: {DURATION_RULE}") from None
+        return self._sign_in is not None and self._now() - self._sign_in.at <= seconds
+
+    def set_expiry(self, expiry: timedelta | datetime | str | None) -> None:
+        """Give this session an expiry of its own: "remember me".
+
+        "session" (until the browser closes), a time of inactivity ("30d", or a timedelta) or a
+        date with an offset; None for that of the configuration. ``max_lifetime`` stays the limit.
+
+        Raises:
+            ValueError: it is none of these, or a date in the past.
+        """
+        text = None
+        if expiry is not None:
+            try:
+                after = parse_expiry(expiry)
+            except ValueError:
+                raise ValueError(f"found {expiry!r}; allowed: {EXPIRY_RULE}, or None") from None
+            if isinstance(after, datetime) and after.timestamp() <= self._now():
+                raise ValueError(f"found {expiry!r}, which is over; allowed: a time to come")
+            text = format_expiry(after)
+        self._require_open("set_expiry()")
+        self._expiry = text
+
+    def rotate_id(self) -> None:
+        """Go on under a new id; the old one dies when the new one is saved, and not before.
+
+        Call it when privileges change (OWASP session management cheat sheet). A sign-in does it by
+        itself: see ``owner``.
+
+        Raises:
+            SessionClosed: the response, or the WebSocket, has started, and took no new id along.
+        """
+        self._require_unstarted("rotate_id()")
+        self._rotates = True
 
     def flush(self) -> None:
         """End this session and forget its data and owner (ASVS 5, 7.4.1).
 
         What is written afterwards begins another session, with another id.
+
+        Raises:
+            SessionClosed: the response has started.
         """
         self._require_open("flush()")
         dict.clear(self)
-        self._touched = None
-        self._ended = self._ended or self._key
-        self._id = self._key = self._record = None
-        self._owner = self._owner_hash = self._signed_in = self._user_agent = None
-        self._rotate = self._lost = False
+        if self._stored is not None:
+            self._ended = self._ended or self._stored.key
+        self._touched = self._stored = self._sign_in = self._expiry = None
+        self._rotates = False
+        if self._lost is not ROTATED:  # else the browser has a better cookie than we would send
+            self._lost = None
 
     def clear(self) -> None:
         """As ``flush``, for code that knows only Starlette's sessions."""
         self.flush()
 
-    def update(self, /, *args: Any, **kwargs: Any) -> None:
-        changes = dict(*args, **kwargs)
-        for key in changes:
-            self._change(key)
-        dict.update(self, changes)
-
-    def _update_in_place(self, changes: Any, /) -> Self:
-        self.update(changes)
-        return self
-
-    # Not by that name at once: dict's has an overload for other keys, which nothing in place keeps.
-    __ior__: Any = _update_in_place
-
     async def save(self) -> None:
         """Save now what was changed: for a WebSocket, after it was accepted.
 
         Raises:
-            SessionClosed: this needs a new cookie, which can't be sent any more.
+            SessionClosed: the session was ended meanwhile, and is empty now; or it is new, and the
+                cookie with its id can't be sent any more.
             SessionDataError: the data can't be carried by JSON, or is too large.
             StoreUnavailable: the store can't save it.
         """
-        await self._manager.save(self)
+        await self._require_keeper().save(self)
+        if self._lost is not None:
+            dict.clear(self)
+            self._touched = self._sign_in = self._expiry = None
+            self.modified = False
+            raise SessionClosed(f"session: nothing was saved, since {self._lost}")
 
     async def list_owned(self, *, after: str = "", limit: int = 100) -> list[OwnedSession]:
-        """The sessions of this one's owner, this one among them: ``limit`` past the key ``after``.
+        """The sessions of this one's owner, by key: the first ``limit`` past the key ``after``.
 
-        Those that no request has saved yet are not among them, and nobody's has none.
+        This one is among them if it has been saved. Without an owner the list is empty.
 
         Raises:
             StoreUnavailable: the store can't tell.
         """
         self.mark_accessed()
-        return await self._manager.list_owned(self, after=after, limit=limit)
+        return await self._require_keeper().list_owned(self, after=after, limit=limit)
 
     async def delete_owned(self, *keys: str) -> int:
-        """Sign out others of this one's owner, by their keys, at once (ASVS 5, 7.5.2); how many.
+        """Sign out other sessions of this one's owner at once, by their keys (ASVS 5, 7.4.4).
 
         Keys of sessions that belong to someone else do nothing. To end this one, ``flush()``.
 
+        Returns:
+            The number of sessions that were ended.
+
         Raises:
             StoreUnavailable: the store can't do it now.
         """
         self.mark_accessed()
-        return await self._manager.delete_owned(self, *keys)
+        return await self._require_keeper().delete_owned(self, *keys)
 
     async def delete_others(self) -> int:
-        """Sign out this one's owner everywhere else, at once (ASVS 5, 7.4.3); of how many.
+        """Sign out this one's owner everywhere else, at once (ASVS 5, 7.4.3).
+
+        Returns:
+            The number of sessions that were ended.
 
         Raises:
             StoreUnavailable: the store can't do it now.
         """
         self.mark_accessed()
-        return await self._manager.delete_others(self)
-
-    def __getitem__(self, key: str) -> Any:
-        self.mark_accessed()
-        value = dict.__getitem__(self, key)
-        if isinstance(value, (dict, list)):
-            self._touch(key)
-        return value
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self._change(key)
-        dict.__setitem__(self, key, value)
-
-    def __delitem__(self, key: str) -> None:
-        self._change(key)
-        dict.__delitem__(self, key)
-
-    def get(self, key: str, default: Any = None) -> Any:
-        self.mark_accessed()
-        value = dict.get(self, key, default)
-        if isinstance(value, (dict, list)):
-            self._touch(key)
-        return value
-
-    def pop(self, key: str, *default: Any) -> Any:
-        if key in self:
-            self._change(key)
-        return dict.pop(self, key, *default)
-
-    def popitem(self) -> tuple[str, Any]:
-        for key in list(self)[-1:]:
-            self._change(key)
-        return dict.popitem(self)
-
-    def setdefault(self, key: str, default: Any = None) -> Any:
-        if key not in self:
-            self[key] = default
-        return self[key]
-
-    def __reduce_ex__(self, protocol: object) -> tuple[type[dict[str, Any]], tuple[dict[str, Any]]]:
-        """Copies are plain dicts: there is one session."""
-        return dict, (dict(self),)
-
-    @property
-    def owner(self) -> str | None:
-        """The user to whom the session belongs, if any; set it at sign-in."""
-        self.mark_accessed()
-        return self._owner
-
-    @owner.setter
-    def owner(self, user_id: str | int | None) -> None:
-        if isinstance(user_id, bool) or not isinstance(user_id, (str, int, type(None))):
-            raise TypeError(f"session.owner is a str, an int or None, not {user_id!r}")
-        owner = None if user_id is None else str(user_id)
-        if owner is not None and (len(owner) > MAX_OWNER or not _is_unicode(owner)):
-            raise ValueError(f"session.owner has up to {MAX_OWNER} characters of Unicode")
-        self._require_open("owner")
-        self._owner = owner
-        self._owner_hash = None if owner is None else hash_owner(owner)
-
-    @property
-    def _is_closed(self) -> bool:
-        """Whether no change is accepted any more."""
-        return self._started not in (None, "websocket.accept")
-
-    @property
-    def _has_new_owner(self) -> bool:
-        return self._owner_hash != (self._record and self._record.owner)
+        return await self._require_keeper().delete_others(self)
 
     @property
     def is_new(self) -> bool:
         """Whether the store holds nothing of this session yet."""
         self.mark_accessed()
-        return self._record is None
+        return self._stored is None
 
     @property
     def created_at(self) -> datetime | None:
         """When it began (UTC); None if it is new."""
         self.mark_accessed()
-        return None if self._record is None else datetime.fromtimestamp(self._record.created, UTC)
+        stored = self._stored
+        return None if stored is None else datetime.fromtimestamp(stored.record.created, UTC)
 
     @property
     def expires_at(self) -> datetime | None:
         """When it ends unless it is used before (UTC); None if it is new."""
         self.mark_accessed()
-        return None if self._record is None else datetime.fromtimestamp(self._record.expires, UTC)
+        stored = self._stored
+        return None if stored is None else datetime.fromtimestamp(stored.record.expires, UTC)
 
-    def mark_accessed(self) -> None:
-        """Note that the response depends on the session."""
-        self.accessed = True
+    def _require_keeper(self) -> Keeper:
+        assert self._keeper is not None, "this session was not made by SessionMiddleware"
+        return self._keeper
 
-    def _change(self, key: str) -> None:
-        """Note that a key is about to change."""
-        if self._started is not None:
-            self._require_open(repr(key))
-        self.accessed = self.modified = True
-        self._touch(key)
+    def _now(self) -> float:
+        return time.time() if self._keeper is None else self._keeper.now()
 
-    def _touch(self, key: str) -> None:
-        """Note that a key may change: its dict or list is handed out, say."""
-        if self._touched is None:
-            self._touched = {key}
-        else:
-            self._touched.add(key)
-
-    def _require_open(self, what: str) -> None:
-        """Note that ``what`` is about to change."""
-        self.mark_accessed()
-        if self._is_closed:
-            raise SessionClosed.by(what)
-        self.modified = True
-
-
-class UnusableSession(Session):
-    """A session that raises ``error`` as soon as anyone touches it."""
-
-    def __init__(self, error: SessionError) -> None:
-        super().__init__()
-        self._error = error
-
-    def mark_accessed(self) -> None:
-        raise copy(self._error)  # its traceback would hold on to the request
-
-    def _change(self, key: str) -> None:
-        self.mark_accessed()
-
-    async def save(self) -> None:
-        self.mark_accessed()
-
-
-def _is_unicode(text: str) -> bool:
-    """Whether it has no half of a surrogate pair alone."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
-
-
-def _reader(name: str, *, shares: bool) -> Callable[..., Any]:
-    method = getattr(dict, name)
-
-    @functools.wraps(method)
-    def read(self: Session, *args: Any) -> Any:
-        self.mark_accessed()
-        if shares:
-            self._touched = set(self._touched or ()).union(dict.keys(self))
-        return method(self, *args)
-
-    return read
-
-
-# Every way to read a dict that is not a method above.
-for _name in ("__contains__", "__iter__", "__len__", "__reversed__", "__eq__", "__ne__", "keys"):
-    setattr(Session, _name, _reader(_name, shares=False))
-for _name in ("__or__", "__ror__", "values", "items", "copy"):
-    setattr(Session, _name, _reader(_name, shares=True))
+    def _read_user_agent(self) -> str | None:
+        """What the browser calls itself."""
+        for name, value in self._headers:
+            if name == b"user-agent":
+                return value.decode("latin-1")[:_MAX_USER_AGENT]
+        return None

@@ -107,10 +107,18 @@ class SessionStore(Protocol):
     async def load(self, key: str) -> Record | None:
         """The live record, or None. One that can't be read is logged, and is None."""
 
-    async def update(self, key: str, record: Record, *, move_to: str | None = None) -> bool:
+    async def update(
+        self,
+        key: str,
+        record: Record,
+        *,
+        move_to: str | None = None,
+        leave: Record | None = None,
+    ) -> bool:
         """Compare and swap: replace the live record whose version is ``record.version - 1``.
 
-        With ``move_to`` the record moves to that new key, and the old key is dead in the same step.
+        With ``move_to`` the record moves to that new key. In the same step the old key is dead or,
+        with ``leave``, holds that record instead: a mark that outlives a rotated id by a minute.
         False, with nothing changed, if that version is gone or ``move_to`` is taken.
         """
 

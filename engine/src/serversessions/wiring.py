@@ -164,5 +164,7 @@ async def _create_table(store: Any) -> bool:
 
 
 async def _create_table_at_last(store: SessionStore) -> None:
-    while not await _create_table(store):
+    is_created = False
+    while not is_created:
         await asyncio.sleep(_RETRY)
+        is_created = await _create_table(store)

@@ -49,7 +49,14 @@ class MemoryStore:
     async def load(self, key: str) -> Record | None:
         return self._find(key)
 
-    async def update(self, key: str, record: Record, *, move_to: str | None = None) -> bool:
+    async def update(
+        self,
+        key: str,
+        record: Record,
+        *,
+        move_to: str | None = None,
+        leave: Record | None = None,
+    ) -> bool:
         current = self._find(key)
         if current is None or current.version != record.version - 1:
             return False
@@ -60,6 +67,8 @@ class MemoryStore:
             return False
         self._remove(key)
         self._add(move_to, record)
+        if leave is not None:
+            self._add(key, leave)
         return True
 
     async def touch(self, key: str, expires: float) -> bool:

@@ -31,6 +31,14 @@ class Statements(NamedTuple):
     move: str = (
         "UPDATE {table} SET {values}, key = ? WHERE key = ? AND version = ? AND expires > {now}"
     )
+    # PostgreSQL's; SQLite has no UPDATE there.
+    move_and_leave: str = (
+        "WITH left_behind AS (UPDATE {table} SET {values}"
+        " WHERE key = ? AND version = ? AND expires > {now} RETURNING 1)"
+        " INSERT INTO {table} ({record}, key) SELECT CAST(? AS BYTEA), CAST(? AS DOUBLE PRECISION),"
+        " CAST(? AS DOUBLE PRECISION), CAST(? AS BIGINT), CAST(? AS VARCHAR), CAST(? AS VARCHAR)"
+        " FROM left_behind"
+    )
     touch: str = "UPDATE {table} SET expires = ? WHERE key = ? AND expires > {now}"
     # Removed whether it looks live or not, since clocks differ. Only what was live is counted.
     delete: str = "DELETE FROM {table} WHERE key = ? RETURNING expires > {now}"
@@ -134,11 +142,21 @@ class SQLStore(ABC):
         rows = await self._query(self._sql.load, key, self._now())
         return Record(*rows[0]) if rows else None
 
-    async def update(self, key: str, record: Record, *, move_to: str | None = None) -> bool:
+    async def update(
+        self,
+        key: str,
+        record: Record,
+        *,
+        move_to: str | None = None,
+        leave: Record | None = None,
+    ) -> bool:
         old = (key, record.version - 1, self._now())
         if move_to is None:
             return await self._change(key, self._sql.update, *_values(record), *old) == 1
         try:
+            if leave is not None:
+                values = (*_values(leave), *old, *_values(record), move_to)
+                return await self._move_and_leave(key, values) == 1
             return await self._change(key, self._sql.move, *_values(record), move_to, *old) == 1
         except KeyTaken:
             return False
@@ -177,6 +195,10 @@ class SQLStore(ABC):
 
     async def ping(self) -> None:
         await self._change("", self._sql.ping)
+
+    async def _move_and_leave(self, key: str, values: tuple[object, ...]) -> int:
+        """Put a record in the place of one that moves; 1 if it was there to be moved."""
+        return await self._change(key, self._sql.move_and_leave, *values)
 
     async def _remove(self, subject: str, statement: str, *values: object) -> int:
         """Remove records; the number of those that were live."""

@@ -112,6 +112,18 @@ class SQLiteStore(SQLStore):
     async def _change(self, subject: str, statement: str, *values: object) -> int:
         return await self._run(self._writers, _count, statement, values)
 
+    async def _move_and_leave(self, key: str, values: tuple[object, ...]) -> int:
+        old, new = values[:8], values[8:]
+
+        def move(connection: Connection) -> int:
+            with transaction(connection):
+                count = _count(connection, self._sql.update, old)
+                if count and not _count(connection, self._sql.create, new):
+                    raise KeyTaken
+            return count
+
+        return await self._run(self._writers, move)
+
     async def _run(self, threads: Threads, work: Callable[..., T], *args: object) -> T:
         try:
             async with asyncio.timeout(2 * self._timeout):  # for a thread, and then for the lock
