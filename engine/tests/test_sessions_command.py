@@ -3,51 +3,43 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import io
 import json
 import os
 import pty
-import secrets
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
-from click.testing import CliRunner
 
-from serversessions import (
-    Record,
-    SessionStore,
-    StoreNotReady,
-    StoreUnavailable,
-    hash_owner,
-    stores,
-)
-from serversessions.cli import main
-from serversessions.cli.common import open_configured_store
-from serversessions.config import OVERRIDE_PREFIX, ProjectConfig
+from serversessions import Record, SessionStore, StoreNotReady, StoreUnavailable
+from serversessions.cli import batches
+from serversessions.contents import pack
 from serversessions.ids import hash_id, new_id
-from serversessions.migrations import migrate
-from serversessions.owners import OwnedData, seal_owner
+from serversessions.location import Location
+from serversessions.owners import SignIn, hash_owner
+from serversessions.stores import open_store, register_cache_backend
 
-from .conftest import kinds
+from .project import COMMAND, invoke, project
+from .project import write as write_environment
+from .sample.cli import main
+from .sample.config import AppConfig
+
+__all__ = ["project"]  # pytest finds the fixture by its name
 
 HOUR, DAY = 3600, 86400
 FIREFOX = "Mozilla/5.0 (X11; Linux x86_64; rv:144.0) Gecko/20100101 Firefox/144.0"
 SECRET = "what-nobody-may-see"
-SOURCE = str(Path(__file__).parent.parent / "src")
-MODULE = importlib.import_module("serversessions.cli.sessions")
-COMMAND = [sys.executable, "-m", "serversessions", "sessions"]
 
-KINDS = sorted({"file", *kinds()} - {"memory"})  # what memory holds, no command reaches
+KINDS = ["file", "sqlite", "postgresql", "cache", "cluster"]  # no command reaches a memory
 on_each_store = pytest.mark.parametrize("place", KINDS, indirect=True)
 on_files = pytest.mark.parametrize("place", ["file"], indirect=True)
 
@@ -57,8 +49,8 @@ class Sessions:
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
-        self.prefix = f"test-{secrets.token_hex(8)}"
         self.ids: list[str] = []
+        self.location: Location = AppConfig.load("dev").location
 
     def add(
         self,
@@ -76,11 +68,8 @@ class Sessions:
         for _ in range(count):
             session_id = new_id()
             self.ids.append(session_id)
-            content: object = {"note": SECRET}
-            if user is not None:
-                sealed = seal_owner(user, session_id)
-                content = OwnedData({"note": SECRET}, sealed, now - age, user_agent)
-            data = msgspec.json.encode(content)
+            sign_in = None if user is None else SignIn(user, now - age, user_agent)
+            data = msgspec.json.encode(pack({"note": SECRET}, sign_in, None, session_id))
             records[hash_id(session_id)] = Record(data, now - age, now + lives, 1, owner)
 
         async def create(store: SessionStore) -> None:
@@ -97,13 +86,89 @@ class Sessions:
 
     def ask(self, work: Callable[[SessionStore], Awaitable[Any]]) -> Any:
         async def open_and_ask() -> Any:
-            store = stores.open_store(ProjectConfig.load("dev"))
+            store = open_store(self.location)
             try:
                 return await work(store)
             finally:
                 await store.aclose()
 
         return asyncio.run(open_and_ask())
+
+    @contextmanager
+    def disturbed(
+        self, method: str, disturb: Callable[[], object], *, after: int = 1
+    ) -> Iterator[None]:
+        """After so many calls of a method of the store, something happens in each one."""
+
+        def open_disturbed(uri: str) -> SessionStore:
+            return cast(SessionStore, Disturbed(open_store(self.location), method, disturb, after))
+
+        register_cache_backend("disturbed", open_disturbed)
+        before = Path("config/dev.toml").read_text()
+        write('middlewares.session.store = { type = "cache", uri = "disturbed://x" }')
+        yield
+        write(before)
+
+    def failing(self, method: str, error: Exception, *, after: int = 1) -> Any:
+        """After so many calls of a method the store fails."""
+
+        def fail() -> None:
+            raise error
+
+        return self.disturbed(method, fail, after=after)
+
+
+class Disturbed:
+    """A store, all of whose calls go to another one."""
+
+    def __init__(
+        self, store: SessionStore, method: str, disturb: Callable[[], object], after: int
+    ) -> None:
+        self._store = store
+        self._method = method
+        self._disturb = disturb
+        self._left = after
+
+    def __getattr__(self, name: str) -> Any:
+        call = getattr(self._store, name)
+        if name != self._method:
+            return call
+
+        async def disturbed(*args: Any, **kwargs: Any) -> Any:
+            self._left -= 1
+            if self._left < 0:
+                self._disturb()
+            return await call(*args, **kwargs)
+
+        return disturbed
+
+
+@pytest.fixture(autouse=True)
+def terminal(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+
+
+@pytest.fixture
+def sessions(place: tuple[str, str], project: Path) -> Iterator[Sessions]:
+    """An empty store of each kind, which the environment ``dev`` names."""
+    kind, url = place
+    match kind:
+        case "file":
+            path = url.removeprefix("file:")
+            write(f'middlewares.session.store = {{ type = "file", path = "{path}" }}')
+        case "cache" | "cluster":
+            kind = "cache"
+            write(f'middlewares.session.store = {{ type = "cache", uri = "{url}" }}')
+        case _:
+            write(f'database.url = "{url}"\nmiddlewares.session.store.type = "database"')
+            invoke("migrate")
+    yield Sessions(kind)
+    said("revoke", "--all", "--yes")
+    said("purge")
+
+
+def write(text: str) -> None:
+    write_environment("dev", text)
 
 
 async def _all_keys(store: SessionStore) -> set[str]:
@@ -116,48 +181,9 @@ async def _all_keys(store: SessionStore) -> set[str]:
     return found
 
 
-@pytest.fixture(autouse=True)
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder in which the command runs, without variables that are meant for another one."""
-    for variable in list(os.environ):
-        if variable.startswith(OVERRIDE_PREFIX.rstrip("_")):
-            monkeypatch.delenv(variable)
-    monkeypatch.setenv("PYTHONPATH", SOURCE)
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "config").mkdir()
-
-
-@pytest.fixture
-def sessions(place: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Sessions]:
-    """An empty store of each kind, which the environment ``dev`` names."""
-    kind, where = place
-    match kind:
-        case "file":
-            write(f'[middlewares.session.store]\ntype = "file"\npath = "{where}"')
-        case "cache" | "sentinel" | "cluster":
-            kind = "cache"
-            write(f'[middlewares.session.store]\ntype = "cache"\nuri = "{where}"')
-        case _:
-            asyncio.run(migrate(where))
-            write(f'database.url = "{where}"\nmiddlewares.session.store.type = "database"')
-    sessions = Sessions(kind)
-    # A server that a variable names may hold sessions of this very project.
-    monkeypatch.setattr(stores, "PACKAGE", sessions.prefix)
-    yield sessions
-    said("revoke", "--all", "--yes")
-    said("purge")
-
-
-def write(text: str) -> None:
-    Path("config/dev.toml").write_text(text)
-
-
 def said(*arguments: str, status: int = 0) -> tuple[str, str]:
     """What the command prints, and what it says beside."""
-    done = CliRunner().invoke(main, ["sessions", *arguments], prog_name="app")
-    assert done.exit_code == status, done.output
-    assert done.exception is None or isinstance(done.exception, SystemExit)
+    done = invoke("sessions", *arguments, status=status)
     return done.stdout, done.stderr
 
 
@@ -191,47 +217,16 @@ def _read_all(terminal: int) -> bytes:
     return seen
 
 
-def disturbed_store(
-    method: str, disturb: Callable[[], object], *, after: int = 1
-) -> Callable[..., SessionStore]:
-    """As ``open_configured_store``, but after so many calls of a method each one is disturbed."""
-
-    def open_disturbed(*arguments: Any) -> SessionStore:
-        store = open_configured_store(*arguments)
-        do = getattr(store, method)
-        left = iter(range(after))
-
-        async def disturbed(*args: Any, **kwargs: Any) -> Any:
-            if next(left, None) is None:
-                disturb()
-            return await do(*args, **kwargs)
-
-        setattr(store, method, disturbed)
-        return store
-
-    return open_disturbed
-
-
-def failing_store(method: str, error: Exception, *, after: int = 1) -> Callable[..., SessionStore]:
-    """As ``open_configured_store``, but the store fails after so many calls of a method."""
-
-    def fail() -> None:
-        raise error
-
-    return disturbed_store(method, fail, after=after)
-
-
-def interrupted(method: str, *arguments: str) -> tuple[str, str]:
+def interrupted(sessions: Sessions, method: str, *arguments: str) -> tuple[str, str]:
     """What the command prints, and says beside, on Ctrl+C in the first call of a method."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(MODULE, "BATCH", 10)
-        store = disturbed_store(method, lambda: signal.raise_signal(signal.SIGINT), after=0)
-        patch.setattr(MODULE, "open_configured_store", store)
-        try:
+    interrupt = sessions.disturbed(method, lambda: signal.raise_signal(signal.SIGINT), after=0)
+    try:
+        with interrupt, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(batches, "BATCH", 10)
             return said(*arguments, status=130)
-        finally:
-            signal.signal(signal.SIGINT, before)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @on_each_store
@@ -296,7 +291,7 @@ def test_the_sessions_of_a_user_are_listed(sessions: Sessions) -> None:
 def test_all_live_sessions_are_listed_page_by_page(
     sessions: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(MODULE, "BATCH", 3)
+    monkeypatch.setattr(batches, "BATCH", 3)
     sessions.add(count=10)
     sessions.add("ada", count=4)
     live = sessions.left()
@@ -355,7 +350,7 @@ def test_nothing_shows_data_ids_or_users(sessions: Sessions) -> None:
 def test_the_sessions_of_a_user_are_ended(
     sessions: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(MODULE, "BATCH", 2)
+    monkeypatch.setattr(batches, "BATCH", 2)
     sessions.add("ada", count=5)
     others = {sessions.add("bob"), sessions.add()}
     assert read("revoke", "--owner", "ada", "--yes") == [{"environment": "dev", "revoked": 5}]
@@ -373,7 +368,7 @@ def test_sessions_that_began_long_ago_are_ended(sessions: Sessions) -> None:
 
 @on_each_store
 def test_all_sessions_are_ended(sessions: Sessions, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(MODULE, "BATCH", 3)
+    monkeypatch.setattr(batches, "BATCH", 3)
     sessions.add(count=7)
     sessions.add("ada", age=-60, count=4)  # so another machine's clock may have it
     assert said("revoke", "--all", "--yes")[0] == "11 sessions revoked.\n"
@@ -405,7 +400,7 @@ def test_without_a_terminal_nothing_is_ended_unless_told(sessions: Sessions) -> 
     kept = {sessions.add("ada")}
     for which in (["--all"], ["--owner", "ada"], ["--older-than", "1s"]):
         assert "no terminal to ask on: give --yes" in said("revoke", *which, status=2)[1]
-    closed = ["sh", "-c", 'exec "$@" <&-', "sh", *COMMAND, "revoke", "--all"]
+    closed = ["sh", "-c", 'exec "$@" <&-', "sh", *COMMAND, "sessions", "revoke", "--all"]
     done = subprocess.run(closed, capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert sessions.left() == kept
@@ -442,10 +437,10 @@ def test_what_is_logged_does_not_get_into_what_is_printed(
     sessions: Sessions, place: tuple[str, str]
 ) -> None:
     sessions.add()
-    folder = Path(place[1], "00")
+    folder = Path(place[1].removeprefix("file:"), "00")
     folder.mkdir(exist_ok=True)
     (folder / ("0" * 64)).write_text("no record")
-    command = [*COMMAND, "stats", "--json"]
+    command = [*COMMAND, "sessions", "stats", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30)
     assert json.loads(done.stdout)["live"] == 1
     assert "no record" not in done.stderr
@@ -455,7 +450,7 @@ def test_what_is_logged_does_not_get_into_what_is_printed(
 @on_each_store
 def test_what_ctrl_c_leaves_the_next_run_ends(sessions: Sessions) -> None:
     sessions.add("ada", count=40)
-    printed, told = interrupted("delete", "revoke", "--all", "--yes")
+    printed, told = interrupted(sessions, "delete", "revoke", "--all", "--yes")
     left = len(sessions.left())
     assert 0 < left < 40
     assert printed == ""
@@ -471,7 +466,7 @@ def test_what_ctrl_c_leaves_the_next_run_ends(sessions: Sessions) -> None:
 def test_a_purge_that_ctrl_c_stopped_goes_on(sessions: Sessions) -> None:
     kept = {sessions.add()}
     sessions.add("ada", lives=-2 * HOUR, count=40)
-    _, told = interrupted("delete_expired", "purge")
+    _, told = interrupted(sessions, "delete_expired", "purge")
     assert "Error: interrupted. 10 sessions purged so far: run the same" in told
     assert said("purge")[0] == "30 sessions purged.\n"
     assert sessions.left() == kept
@@ -481,11 +476,10 @@ def test_a_purge_that_ctrl_c_stopped_goes_on(sessions: Sessions) -> None:
 def test_what_a_failing_store_leaves_the_next_run_ends(
     sessions: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(MODULE, "BATCH", 10)
+    monkeypatch.setattr(batches, "BATCH", 10)
     sessions.add(count=40)
-    with monkeypatch.context() as patch:
-        error = StoreUnavailable("no answer from redis://:s3cret@host.")
-        patch.setattr(MODULE, "open_configured_store", failing_store("delete", error))
+    error = StoreUnavailable("no answer from redis://:s3cret@host.")
+    with sessions.failing("delete", error):
         printed, told = said("revoke", "--all", "--yes", "--json", status=1)
     left = len(sessions.left())
     assert 0 < left < 40
@@ -502,29 +496,23 @@ def test_what_a_failing_store_leaves_the_next_run_ends(
 def test_a_purge_that_a_failing_store_stopped_goes_on(
     sessions: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(MODULE, "BATCH", 10)
+    monkeypatch.setattr(batches, "BATCH", 10)
     sessions.add(lives=-2 * HOUR, count=25)
-    with monkeypatch.context() as patch:
-        failing = failing_store("delete_expired", StoreUnavailable("gone"))
-        patch.setattr(MODULE, "open_configured_store", failing)
+    with sessions.failing("delete_expired", StoreUnavailable("gone")):
         assert "Error: gone. 10 sessions purged so far: run" in said("purge", status=1)[1]
     assert said("purge")[0] == "15 sessions purged.\n"
 
 
 @on_files
 @pytest.mark.parametrize("command", ["stats", "list", "purge", "revoke"])
-def test_a_store_that_is_away_or_not_ready_is_one_message(
-    sessions: Sessions, monkeypatch: pytest.MonkeyPatch, command: str
-) -> None:
+def test_a_store_that_is_away_or_not_ready_is_one_message(sessions: Sessions, command: str) -> None:
     arguments = [command, "--all", "--yes"] if command == "revoke" else [command]
     method = "delete_expired" if command == "purge" else "scan"
     for error, told in (
         (StoreUnavailable("cache: connection refused"), "cache: connection refused"),
         (StoreNotReady("no table"), "no table. Run: app migrate --env dev"),
     ):
-        with monkeypatch.context() as patch:
-            failing = failing_store(method, error, after=0)
-            patch.setattr(MODULE, "open_configured_store", failing)
+        with sessions.failing(method, error, after=0):
             assert said(*arguments, status=1) == ("", f"Error: {told}\n")
 
 
@@ -544,9 +532,3 @@ def test_a_wrong_configuration_is_one_message() -> None:
     told = said("stats", status=2)[1]
     assert "middlewares.session.store.uri: found" in told
     assert "s3cret" not in told
-
-
-def test_the_app_does_not_pay_for_the_bar() -> None:
-    code = "import sys, serversessions.cli; print('rich' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
-    assert done.stdout == "False\n"

@@ -20,6 +20,7 @@ from ..config import MemoryStoreConfig
 from ..config.sources import FOLDER, environment_variable
 from ..problems import redact
 from ..store import SessionStore, StoreNotReady, StoreUnavailable
+from ..stores import MissingPackage
 from .project import Environment, Project, WrongUsage, command_name, environment_option
 from .project import install_command as install
 
@@ -155,10 +156,9 @@ def _migrate(chosen: Environment, url: str) -> None:
         from ..migrations import migrate
 
         asyncio.run(migrate(url, app=config.app_name, migrations=config.migrations))
-    except ModuleNotFoundError as error:
+    except (ModuleNotFoundError, MissingPackage):
         raise WrongUsage(
-            f"the database needs the package {error.name!r}, which is not installed. Run:"
-            f" {install('database')}"
+            f"the database needs packages that are not installed. Run: {install('database')}"
         ) from None
     except ValueError as error:
         source = chosen.sources.blame(("database", "url"))
