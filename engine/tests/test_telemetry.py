@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from opentelemetry import metrics, trace
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
@@ -13,7 +14,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from serversessions import Record, StoreUnavailable
+from serversessions import Record, SessionStore, StoreUnavailable
 from serversessions.stores.memory import MemoryStore
 from serversessions.telemetry import observe
 from serversessions.testing import Clock
@@ -102,9 +103,29 @@ async def test_a_call_that_fails_says_how_and_nothing_of_the_data(
     assert point.attributes["error.type"] == "StoreUnavailable"
 
 
-async def test_without_opentelemetry_the_store_is_left_alone(
-    clock: Clock, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("missing", ["opentelemetry.trace", "opentelemetry.metrics"])
+def test_what_an_uninstalled_opentelemetry_has_left_is_not_taken_for_it(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, missing: str
 ) -> None:
-    monkeypatch.setitem(sys.modules, "opentelemetry", None)
+    monkeypatch.setitem(sys.modules, missing, None)  # its folder, a namespace, may stay
     store = MemoryStore(clock=clock)
     assert observe(store, "memory") is store
+
+
+async def test_every_method_of_a_store_passes_through(telemetry: Telemetry, clock: Clock) -> None:
+    store: SessionStore = observe(MemoryStore(clock=clock), "memory")
+    record = Record(b"{}", clock(), clock() + 60, owner="a" * 64)
+    mark = Record(b"", clock(), clock() + 60, version=0)
+    assert await store.create("0" * 64, record)
+    assert await store.update("0" * 64, replace(record, version=2), move_to="1" * 64, leave=mark)
+    assert await store.load("0" * 64) == mark
+    assert await store.touch("1" * 64, clock() + 90)
+    assert len(await store.list_owned("a" * 64, after="", limit=5)) == 1
+    assert len((await store.scan("", limit=5))[0]) == 2
+    assert await store.delete_owned("a" * 64, except_key="1" * 64) == 0
+    assert await store.delete("1" * 64, owner="b" * 64) == 0
+    assert await store.delete_expired(5) == 0
+    await store.ping()
+    await store.aclose()
+    operations = {name for name in vars(SessionStore) if not name.startswith("_")} - {"aclose"}
+    assert {span.name for span in telemetry.spans} == {f"session_store.{n}" for n in operations}

@@ -12,7 +12,8 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from .contents import Packed, Stored, dump, encode, pack, peek, require_json, try_dump, unpack
+from .changes import merge, name_changes
+from .contents import Packed, Stored, encode, pack, peek, require_json, unpack
 from .events import log_event
 from .expiry import Expiry, with_own
 from .ids import hash_id, is_key, new_id
@@ -115,7 +116,7 @@ class SessionManager:
         """The names of the changes that were never saved; "" if there are none."""
         if not (session.modified or session._touched) or session._lost is not None:
             return ""
-        return _names_of_changes(session)
+        return name_changes(session)
 
     def max_age(self, stored: Stored) -> int | None:
         """The cookie's lifetime in seconds; None for as long as the browser runs."""
@@ -293,20 +294,11 @@ class SessionManager:
             session._lose(ENDED)
             return
         data, stored = found
-        removed, changed = _changes(session)
-        merged = dict(data)
-        for key, value in data.items():
-            own = dict.get(session, key)
-            # The request may hold on to what it took out, and change it yet.
-            if isinstance(own, (dict, list)) and try_dump(own) == dump(value):
-                merged[key] = own
-        for key in removed:
-            merged.pop(key, None)
-        session._rebase(stored, merged | changed)
+        session._rebase(stored, merge(session, data))
 
     def _log_loss(self, session: SessionState, why: str) -> None:
         """Say which changes are lost though the request succeeds."""
-        if session._touched and (names := _names_of_changes(session)):
+        if names := name_changes(session):
             logger.warning("Lost what a request changed in its session, since %s: %s", why, names)
 
 
@@ -328,34 +320,3 @@ def _revoked(count: int) -> int:
     if count:
         log_event("session.revoked", count=count)
     return count
-
-
-def _names_of_changes(session: SessionState) -> str:
-    removed, changed = _changes(session)
-    names = [repr(key) for key in (*removed, *changed)]
-    names += ["owner"] * session._has_new_sign_in
-    names += ["set_expiry()"] * session._has_new_expiry
-    names += ["rotate_id()"] * (session._rotates and not session._has_new_sign_in)
-    names += ["flush()"] * (session._ended is not None)
-    return ", ".join(names)
-
-
-def _changes(session: SessionState) -> tuple[list[str], dict[str, Any]]:
-    """The request's own top-level changes: keys removed, and keys set with their values."""
-    before: dict[str, Any] = {}
-    if session._stored is not None:
-        stored = session._stored
-        packed = pack(session, session._sign_in, session._expiry, stored.id)
-        if stored.record.data == try_dump(packed):
-            return [], {}
-        before = peek(stored.record).data
-    touched = session._touched or set()
-    removed = [key for key in touched if key in before and not dict.__contains__(session, key)]
-    changed = {
-        key: dict.__getitem__(session, key) for key in touched if dict.__contains__(session, key)
-    }
-    return removed, {
-        key: value
-        for key, value in changed.items()
-        if key not in before or try_dump(value) != dump(before[key])
-    }
