@@ -35,6 +35,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
             if variable.startswith("MY_APP_") or variable in OTHERS:
                 patch.delenv(variable)
         patch.setenv("PYTHONPATH", f"{TESTS.parent / 'src'}:{TESTS.parent}:{extra_path()}")
+        patch.setattr(sys, "prefix", str(tmp_path))  # as if it were not uv's
         patch.chdir(tmp_path)
         (tmp_path / "config").mkdir()
         (tmp_path / "pyproject.toml").write_text(PYPROJECT)

@@ -18,10 +18,12 @@ from pathlib import Path
 import pytest
 
 from serversessions import Record
+from serversessions.config.variables import list_variables
 from serversessions.stores.file import FileStore
 from serversessions.testing.servers import free_port, running
 
 from .project import COMMAND, PREFIX, VARIABLE, invoke, project, write
+from .sample.config import AppConfig
 
 __all__ = ["project"]  # pytest finds the fixture by its name
 
@@ -141,7 +143,7 @@ class TestRefusals:
         write("dev", '[middlewares.session.store]\ntype = "cache"\nuri = "redis://localhost"')
         done = subprocess.run([*COMMAND, "run"], capture_output=True, text=True, timeout=30)
         assert done.returncode == 2
-        assert "Run: pip install --editable '.[cache]'" in done.stderr
+        assert "the cache store needs a package that is not installed. Run: " in done.stderr
         assert "Traceback" not in done.stderr
 
     @pytest.mark.parametrize("unbuffered", ["", "1"])
@@ -330,8 +332,23 @@ class TestOwnCommands:
             def wrong(store: object) -> None: ...
 
 
+def test_advice_names_the_command_where_it_is(project: Path) -> None:
+    script = project / "bin" / "app"
+    script.parent.mkdir()
+    script.write_text(f"#!{sys.executable}\nfrom tests.sample.cli import main\nmain()\n")
+    script.chmod(0o755)
+    done = subprocess.run(
+        ["bin/app", "sessions", "list"], capture_output=True, text=True, timeout=30
+    )
+    assert "bin/app config set-store dev\n" in done.stderr
+
+
+def test_every_variable_is_listed() -> None:
+    assert invoke("config", "variables").output == list_variables(AppConfig)
+
+
 def test_the_command_imports_what_it_uses() -> None:
-    unused = ["alembic", "asyncpg", "dotenv", "jinja2", "redis", "rich", "sqlalchemy", "uvicorn"]
+    unused = ["alembic", "asyncpg", "dotenv", "jinja2", "redis", "sqlalchemy", "tomlkit", "uvicorn"]
     code = f"import sys, tests.sample.cli; print([m for m in {unused} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
     assert done.stdout == "[]\n", done.stderr

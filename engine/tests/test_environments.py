@@ -100,6 +100,14 @@ class TestAdvice:
         assert "  uv run app run --env dev\n" in said
         assert "Run: uv sync --inexact --extra cache" in invoke("run", status=2).output
 
+    def test_it_names_uv_where_uv_made_the_environment(
+        self, project: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        without_redis(monkeypatch)
+        (project / "pyvenv.cfg").write_text("home = /usr/bin\nuv = 0.9.1\n")
+        said = config("set-store", "dev", "--store", "cache", "--uri", "redis://h")
+        assert "  uv sync --inexact --extra cache --group cache\n" in said
+
     def test_it_names_make_where_that_does_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
         without_redis(monkeypatch)
         Path("Makefile").touch()

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import tomlkit
 from pydantic import BaseModel
 
 from ..config.sources import Sources, environment_file, known_environments
@@ -54,6 +53,8 @@ def show(environment: str | None, form: str | None) -> None:
         document = {"environment": chosen.name, "values": listed}
         click.echo(json.dumps(document, ensure_ascii=False, indent=2, default=str))
     else:
+        import tomlkit
+
         rows = [
             (".".join(key), "-" if value is None else tomlkit.item(value).as_string(), key)
             for key, value in values.items()
@@ -133,6 +134,8 @@ def _hide(value: Any) -> Any:
 
 def _as_toml(values: dict[Key, Any], origins: dict[Key, str]) -> str:
     """The values as TOML, each with a comment that says where it comes from."""
+    import tomlkit
+
     document: Any = tomlkit.document()
     for key, value in sorted(values.items(), key=lambda item: len(item[0])):
         if value is None:

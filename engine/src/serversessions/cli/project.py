@@ -180,8 +180,13 @@ def command_name() -> str:
 
 
 def uses_uv() -> bool:
-    """Whether the project is used with uv: it locked the project, or runs this very command."""
-    return "UV_RUN_RECURSION_DEPTH" in os.environ or os.path.exists("uv.lock")
+    """Whether uv runs this command, locked the project, or made the environment, without pip."""
+    if "UV_RUN_RECURSION_DEPTH" in os.environ or os.path.exists("uv.lock"):
+        return True
+    try:
+        return "\nuv = " in Path(sys.prefix, "pyvenv.cfg").read_text("utf-8")
+    except OSError:  # no virtual environment
+        return False
 
 
 def install_command(extra: str, group: str = "") -> str:

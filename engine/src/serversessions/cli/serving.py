@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import logging.config
 import os
 import signal
 import socket
@@ -97,13 +96,15 @@ def run(
     Behind a proxy on another machine, the variable FORWARDED_ALLOW_IPS names the proxy's address,
     so that the app sees the visitor's address and scheme.
     """
+    from logging.config import dictConfig
+
     import uvicorn
 
     # Status 0 for an end that was asked for: uvicorn raises the signal again when it has shut down.
     # And a container's first process is not ended by a signal that it does not handle.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     log_config = _log_config(log_level)
-    logging.config.dictConfig(log_config)
+    dictConfig(log_config)
     chosen, project = Environment(environment), Project.current()
     if reload and workers > 1:
         raise WrongUsage("--reload runs one process: leave out --workers, and WEB_CONCURRENCY")
@@ -201,9 +202,9 @@ def _require_free_port(host: str, port: int) -> None:
             probe.bind(address)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            advice = "stop what listens there, or choose another port with --port"
+            advice = "stop what listens there, or choose another port with --port or PORT"
         else:
-            advice = "choose another address with --host and --port"
+            advice = "choose another address with --host or HOST, and --port or PORT"
         reason = (error.strerror or str(error)).lower()
         raise click.ClickException(
             f"can't listen on {host} port {port}: {reason}; {advice}"

@@ -110,7 +110,7 @@ def parse_toml(text: str, name: str) -> dict[str, Any]:
     return data
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)  # it may hold passwords
 class Sources:
     """The data of one configuration, and where each value of it comes from."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, get_origin
 
-import tomlkit
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
@@ -54,5 +53,7 @@ def _keys(table: type[BaseModel], above: Key = ()) -> Iterator[tuple[Key, str, s
 def _show(default: Any) -> str:
     if default is None or default is PydanticUndefined or isinstance(default, SECRETS):
         return ""
+    import tomlkit
+
     plain = to_plain(default)
     return plain if isinstance(plain, str) else tomlkit.item(plain).as_string()
