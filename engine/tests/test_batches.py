@@ -26,6 +26,8 @@ from serversessions.testing.contract import HOUR, new_key
 from .faults import Valkey
 from .test_sessions import Site, puts
 
+HASTE = "socket_timeout=0.5&socket_connect_timeout=0.5"
+
 
 @pytest.fixture
 async def admin(valkey_server: Valkey) -> AsyncIterator[Any]:
@@ -36,7 +38,7 @@ async def admin(valkey_server: Valkey) -> AsyncIterator[Any]:
 
 @pytest.fixture
 async def store(valkey_server: Valkey) -> AsyncIterator[RedisStore]:
-    store = RedisStore(f"{valkey_server.url}?socket_timeout=0.5", prefix="p")
+    store = RedisStore(f"{valkey_server.url}?{HASTE}", prefix="p")
     yield store
     await store.aclose()
 
