@@ -21,6 +21,7 @@ from jinja2 import Environment
 from jinja2.ext import Extension
 
 TEMPLATE = Path(__file__).resolve().parent
+FOLDER = "{{cookiecutter.project_slug}}"
 # Names that would hide what the generated project needs: its tools, its dependencies, its folders,
 # what those need, or take where it is installed; and a variable's beginning: VIRTUAL_ENV.
 TAKEN = re.findall(
@@ -61,6 +62,9 @@ class TemplateExtension(Extension):
         What it renders without a name and before it has a loader is such an answer, or a text of
         the template's own.
         """
+        if source == FOLDER:  # or an answer that looks like it, while some are still asked for
+            is_known = "'__checked' in cookiecutter"
+            return f"{{{{ cookiecutter.project_slug if {is_known} else {FOLDER!r} }}}}"
         if name or self.environment.loader or source in _own_texts():
             return source
         escaped = source.encode("unicode_escape").decode().replace("'", "\\'")
@@ -69,9 +73,8 @@ class TemplateExtension(Extension):
 
 @cache
 def _own_texts() -> frozenset[str]:
-    """What cookiecutter renders of ours: the questions, the folder's name and the hooks."""
-    texts = ["{{cookiecutter.project_slug}}"]
-    texts += [hook.read_text("utf-8") for hook in (TEMPLATE / "hooks").glob("*.py")]
+    """What else cookiecutter renders of ours: the questions and the hooks."""
+    texts = [hook.read_text("utf-8") for hook in (TEMPLATE / "hooks").glob("*.py")]
     for text in json.loads((TEMPLATE / "cookiecutter.json").read_text("utf-8")).values():
         texts += text if isinstance(text, list) else [text] if isinstance(text, str) else []
     return frozenset(texts)
@@ -154,9 +157,8 @@ def check_name(name: str, joint: str) -> str | None:
 
 def check_environment(environment: str) -> str | None:
     """A file's name, without its ending."""
-    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", environment):
-        return None
-    return 'Use up to 64 letters, digits, hyphens and underscores, as in "dev" or "prod".'
+    advice = 'Use up to 64 letters, digits, hyphens and underscores, as in "dev" or "prod".'
+    return None if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", environment) else advice
 
 
 def check_url(url: str, variable: str) -> str | None:

@@ -1,7 +1,6 @@
-"""Refuse answers that can't be used, before anything is written.
+"""Refuse the answers of a replay that can't be used; all others were checked when they were given.
 
-A replay asks nothing, so this is where its answers are checked: cookiecutter removes the folder
-that it has made. All others were checked when they were given: cookiecutter.json, ``__checked``.
+Cookiecutter then removes the folder that it has made for the project.
 """
 
 import json
