@@ -36,5 +36,4 @@ async def _login(request: Request) -> Response:
     session = Session.of(request)
     session["user"] = session["user"]
     session.owner = session["user"]
-    session.rotate_id()
     return PlainTextResponse("ok")

@@ -29,7 +29,7 @@ class Subject:
 
 
 BARE = Subject("bare", floors.bare, STORES, has_sessions=False)
-OURS = Subject("ours", ours, STORES, login="owner and rotate_id()")
+OURS = Subject("ours", ours, STORES, login="session.owner = user.id")
 OURS_OUTSIDE = Subject("ours", ours_on_some_routes, ("memory",), ("outside with cookie",))
 
 

@@ -17,7 +17,7 @@ EVERYWHERE = {
     "untouched with cookie": "a cookie, and no look at the session",
     "read": "one value is read",
     "write": "one value is read and changed",
-    "login": "the owner is set, and the id rotated",
+    "login": "a user signs in, and the id changes",
 }
 WORKLOADS = EVERYWHERE | {"outside with cookie": "a cookie, on a route without the middleware"}
 SIZES = {"300 B": 300, "10 KB": 10_000}  # bytes of JSON

@@ -28,9 +28,7 @@ async def count(request: Request) -> Response:
 
 async def rotate(request: Request) -> Response:
     """As a sign-in."""
-    session = Session.of(request)
-    session.owner = request.query_params["user"]
-    session.rotate_id()
+    Session.of(request).owner = request.query_params["user"]
     return _answer({})
 
 
