@@ -63,6 +63,6 @@ def prefixed_name(name: str, *, secure: bool, path: str, domain: str | None) -> 
     No other host, such as a sibling domain, can set such a cookie (ASVS 5, 3.3.1). A name that has
     a prefix stays.
     """
-    has_prefix = name.startswith(("__Host-", "__Secure-"))
+    has_prefix = name.lower().startswith(("__host-", "__secure-"))
     is_allowed = secure and path == "/" and domain is None
     return f"__Host-{name}" if is_allowed and not has_prefix else name

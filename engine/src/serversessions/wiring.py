@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import BaseRoute, Route
 
-from .cookie import SessionCookie
+from .cookie import SessionCookie, prefixed_name
 from .location import Location
 from .middleware import SessionMiddleware
 from .store import SessionStore, StoreUnavailable
@@ -53,7 +53,8 @@ class Sessions:
 
     ``config`` is a ``ProjectConfig``, a ``Location``, or a URL as ``open_store`` takes it.
     ``store`` wins over the one that ``config`` names. ``options`` are those of
-    ``SessionMiddleware``, and win over the configuration's.
+    ``SessionMiddleware``, and win over the configuration's. The cookie is named after the app, with
+    ``__Host-`` before it wherever browsers take that.
 
     Raises:
         ConfigError: the URL is wrong, or its store needs a package that is missing.
@@ -65,14 +66,17 @@ class Sessions:
         self._config = None if isinstance(config, (Location, str)) else config
         self._location = Location(config) if isinstance(config, str) else _location_of(config)
         self._own_store = open_store(self._location) if store is None else None
-        opened = store or self._own_store
-        assert opened is not None
-        label = kind_of(self._location.url) if store is None else type(store).__name__
-        self.store: SessionStore = observe(opened, label or "")
+        if self._own_store is not None:
+            store, label = self._own_store, str(kind_of(self._location.url))
+        else:
+            label = type(store).__name__
+        assert store is not None
+        self.store: SessionStore = observe(store, label)
         """the store, for code outside of requests: ``delete_owned(sessions.store, user.id)``"""
         if self._config is not None:
-            options = {**self._config.session_options(), **options}
-        self._options = options
+            self._options = {**self._config.session_options(), **options}
+        else:
+            self._options = {**options, "name": self._name_cookie(**options)}
 
     @property
     def middleware(self) -> Middleware:
@@ -86,6 +90,19 @@ class Sessions:
     def cookie_name(self) -> str:
         """What the session's cookie is called."""
         return str(self._options.get("name", SessionCookie.name))
+
+    def _name_cookie(
+        self,
+        *,
+        name: str | None = None,
+        secure: bool = True,
+        path: str = "/",
+        domain: str | None = None,
+        **others: object,
+    ) -> str:
+        """After the app, so that two apps on one host are apart."""
+        own = self._location.app if name is None else name
+        return prefixed_name(own, secure=secure, path=path, domain=domain)
 
     @property
     def routes(self) -> Sequence[BaseRoute]:
