@@ -24,8 +24,8 @@ from serversessions.config import (
     Table,
     redact,
 )
-from serversessions.config.values import format_duration, parse_duration
 from serversessions.config.variables import list_variables
+from serversessions.expiry import format_duration, parse_duration
 from serversessions.location import Location
 
 from .project import PREFIX, VARIABLE, project, write

@@ -74,12 +74,17 @@ def change(
 
 
 async def scan(store: SessionStore) -> AsyncIterator[Page]:
-    """All records, page by page."""
+    """All sessions, page by page."""
     page, cursor = await store.scan(limit=BATCH)
-    yield page
+    yield _without_marks(page)
     while cursor:
         page, cursor = await store.scan(cursor, limit=BATCH)
-        yield page
+        yield _without_marks(page)
+
+
+def _without_marks(page: Page) -> Page:
+    """The records of sessions; what a rotated id leaves for a minute is none."""
+    return [(key, record) for key, record in page if record.version > 0]
 
 
 async def list_owned(store: SessionStore, owner: str) -> AsyncIterator[Page]:

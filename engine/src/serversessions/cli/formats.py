@@ -7,46 +7,43 @@ import re
 import shutil
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import click
-import msgspec
 
-from ..config.values import format_duration
-from ..expiry import Expiry
-from ..owners import OwnedData
-from ..store import Record
+from ..contents import Packed, peek
+from ..expiry import Expiry, format_duration, with_own
+from ..store import CorruptRecord, Record
 
 HEADINGS = ("KEY", "BEGAN", "SIGNED IN", "LAST SEEN", "EXPIRES", "BROWSER")
 BAR = 40  # characters
 
-_read_owned = msgspec.json.Decoder(OwnedData).decode
-
 
 def session_as_json(expiry: Expiry, key: str, record: Record, now: float) -> str:
     """One session, without its data, as an object of JSON."""
-    signed_in, user_agent = _read_sign_in(record)
+    packed = _peek(record)
     return dump(
         {
             "key": key,
             "has_owner": record.owner is not None,
             "created_at": _utc(record.created),
-            "signed_in_at": _utc(signed_in),
-            "last_seen_at": _utc(_last_seen(expiry, record, signed_in)),
+            "signed_in_at": _utc(packed.signed_in),
+            "last_seen_at": _utc(_last_seen(expiry, record, packed)),
             "expires_at": _utc(record.expires),
-            "user_agent": user_agent,
+            "user_agent": packed.user_agent,
         }
     )
 
 
 def session_as_row(expiry: Expiry, key: str, record: Record, now: float) -> str:
     """One session, without its data, as a row below ``HEADINGS``."""
-    signed_in, user_agent = _read_sign_in(record)
-    times = (record.created, signed_in, _last_seen(expiry, record, signed_in))
+    packed = _peek(record)
+    times = (record.created, packed.signed_in, _last_seen(expiry, record, packed))
     ago = ("-" if at is None else f"{_span(now - at)} ago" for at in times)
     expires = f"in {_span(record.expires - now)}"
-    return row((key[:8], *ago, expires, _escape(user_agent or "-")))
+    return row((key[:8], *ago, expires, _escape(packed.user_agent or "-")))
 
 
 def row(cells: Iterable[str]) -> str:
@@ -84,17 +81,18 @@ def print_counts(counts: dict[str, Any]) -> None:
         click.echo(f"{name:13}  {number:>{width},}  {plot}".rstrip())
 
 
-def _last_seen(expiry: Expiry, record: Record, signed_in: float | None) -> float:
-    return max(signed_in or 0, expiry.last_use(record.created, record.expires))
-
-
-def _read_sign_in(record: Record) -> tuple[float | None, str | None]:
-    """When and with which browser a session's user signed in, if it has one."""
+def _peek(record: Record) -> Packed:
     try:
-        content = _read_owned(record.data) if record.owner is not None else None
-    except (ValueError, RecursionError):  # damaged: the app refuses it
-        content = None
-    return (content.signed_in, content.user_agent) if content is not None else (None, None)
+        return peek(record)
+    except CorruptRecord:  # the app refuses it
+        return Packed({})
+
+
+def _last_seen(expiry: Expiry, record: Record, packed: Packed) -> float:
+    began = record.created if packed.signed_in is None else packed.signed_in
+    with suppress(ValueError):  # damaged, too
+        expiry = expiry if packed.expiry is None else with_own(expiry, packed.expiry)
+    return max(began, expiry.last_use(began, record.expires))
 
 
 def _escape(text: str) -> str:

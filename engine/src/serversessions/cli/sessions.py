@@ -11,8 +11,7 @@ from typing import Any
 import click
 
 from ..config import CacheStoreConfig
-from ..config.values import parse_duration
-from ..expiry import Expiry
+from ..expiry import Expiry, parse_duration
 from ..owners import hash_owner
 from ..store import SessionStore
 from . import batches

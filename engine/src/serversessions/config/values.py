@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -16,37 +16,9 @@ from pydantic import (
     SecretStr,
 )
 
+from ..expiry import format_duration, parse_duration, parse_expiry
+
 SECRETS = (Secret, SecretBytes, SecretStr)
-
-_UNITS = {"w": 604800, "d": 86400, "h": 3600, "m": 60, "s": 1}
-_DURATION = re.compile("".join(rf"(?:(\d+){unit})?" for unit in _UNITS))
-_SHORTEST, _LONGEST = timedelta(seconds=1), timedelta(weeks=52 * 100)
-_DURATION_RULE = 'a duration such as "30m", "2h", "7d" or "1h30m"'
-_EXPIRY_RULE = f'"session", {_DURATION_RULE}, or a time with an offset: "2030-01-01T00:00:00Z"'
-
-
-def parse_duration(value: object) -> timedelta:
-    """The time that a text such as "1h30m" means: of w, d, h, m and s, in this order.
-
-    Raises:
-        ValueError: it is none, or not between one second and a hundred years.
-    """
-    if isinstance(value, str) and len(value) <= 32 and (match := _DURATION.fullmatch(value)):
-        amounts = zip(match.groups(default="0"), _UNITS.values(), strict=True)
-        seconds = sum(int(amount) * unit for amount, unit in amounts)
-        value = timedelta(seconds=min(seconds, 10**12))
-    if not isinstance(value, timedelta) or value.microseconds or not _SHORTEST <= value <= _LONGEST:
-        raise ValueError(_DURATION_RULE)
-    return value
-
-
-def format_duration(value: timedelta) -> str:
-    """The text that ``parse_duration`` reads back."""
-    rest, text = int(value.total_seconds()), ""
-    for unit, length in _UNITS.items():
-        amount, rest = divmod(rest, length)
-        text += f"{amount}{unit}" if amount else ""
-    return text
 
 
 def to_plain(value: Any) -> Any:
@@ -60,19 +32,6 @@ def to_plain(value: Any) -> Any:
     if isinstance(value, timedelta):
         return format_duration(value)
     return str(value) if isinstance(value, os.PathLike) else value
-
-
-def _parse_expiry(value: object) -> object:
-    if value == "session":
-        return value
-    try:
-        if isinstance(value, str) and "T" in value.upper() and "-" in value:
-            value = datetime.fromisoformat(value)
-        if isinstance(value, datetime):
-            return value.astimezone(UTC) if value.tzinfo else parse_duration(None)
-        return parse_duration(value)
-    except (ValueError, OverflowError):
-        raise ValueError(_EXPIRY_RULE) from None
 
 
 def _matching(pattern: str, rule: str) -> AfterValidator:
@@ -98,7 +57,7 @@ def _each_matching(pattern: str, rule: str) -> BeforeValidator:
 Duration = Annotated[timedelta, BeforeValidator(parse_duration), PlainSerializer(format_duration)]
 Expiry = Annotated[
     Literal["session"] | timedelta | datetime,
-    BeforeValidator(_parse_expiry),
+    BeforeValidator(parse_expiry),
     PlainSerializer(lambda v: format_duration(v) if isinstance(v, timedelta) else v),
 ]
 Text = Annotated[
