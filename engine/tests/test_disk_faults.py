@@ -14,12 +14,16 @@ import random
 import resource
 import shutil
 import signal
+import socket
 import sqlite3
+import subprocess
+import sys
 import tempfile
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -29,14 +33,14 @@ import pytest
 from msgspec.structs import replace
 
 from serversessions import Record, Session, SessionStore, StoreUnavailable
-from serversessions.migrations import migrate
-from serversessions.stores import file as file_store
-from serversessions.stores.database import DatabaseStore
-from serversessions.stores.file import FileStore
+from serversessions.stores.file import FileStore, disk, locks
+from serversessions.stores.sqlite import SQLiteStore
 from serversessions.testing import Clock
-from serversessions.testing.contract import HOUR, new_key
+from serversessions.testing.contract import ADA, HOUR, new_key
 
 from .test_sessions import Site, Visitor, puts
+
+DAY = 24 * HOUR
 
 on_disk = pytest.mark.parametrize("place", ["file", "sqlite"], indirect=True)
 
@@ -95,6 +99,26 @@ def as_nobody() -> Iterator[None]:
             os.seteuid(0)
 
 
+@contextmanager
+def public_folder() -> Iterator[Path]:
+    """The path of a folder that every user can reach, unlike ``tmp_path``."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name) / "sessions"
+
+
+def files_in(folder: Path) -> list[Path]:
+    """The records whose key ends with a zero, as far as they can be seen."""
+    return list(folder.glob("[0-9a-f][0-9a-f]/*0"))
+
+
+def give_to_nobody(folder: Path) -> None:
+    if os.geteuid() == 0:
+        nobody = pwd.getpwnam("nobody")
+        for path in [folder, *folder.rglob("*")]:
+            os.chown(path, nobody.pw_uid, nobody.pw_gid)
+
+
 class TestFullDisk:
     @on_disk
     async def test_the_old_record_is_intact_and_nobody_gets_a_cookie(self, site: Site) -> None:
@@ -139,19 +163,71 @@ class TestFullDisk:
 
 
 class TestMissingFolder:
-    async def test_who_had_a_session_has_none_and_a_later_write_makes_the_folder_anew(
-        self, files: FileStore, clock: Clock, tmp_path: Path
-    ) -> None:
-        async with Site(files, clock).visitor() as visitor:
-            await visitor.does(puts(a=1))
-            old = visitor.id
-            shutil.rmtree(tmp_path / "sessions")
-            assert await visitor.sees() == {}
-            await visitor.does(puts(b=2))
-            assert await visitor.sees() == {"b": 2}
-            assert visitor.id != old
+    """A store that has gone away is not an empty store."""
 
-    async def test_one_that_vanishes_again_and_again_means_200_or_503(
+    @pytest.mark.parametrize("left", ["nothing", "an empty folder"])
+    async def test_one_that_goes_away_means_503_until_it_is_back(
+        self, files: FileStore, clock: Clock, tmp_path: Path, left: str
+    ) -> None:
+        folder, elsewhere = tmp_path / "sessions", tmp_path / "elsewhere"
+        site = Site(files, clock)
+        async with site.visitor() as known, site.visitor() as new:
+            await known.does(puts(a=1))
+            folder.rename(elsewhere)
+            if left == "an empty folder":  # as where a volume is mounted otherwise
+                folder.mkdir()
+            for act in (dict, puts(a=2), Session.rotate_id, Session.flush):
+                assert await is_unavailable(known, act)
+            assert await is_unavailable(new, puts(a=1))
+            assert list(folder.rglob("*")) == []
+            if left == "an empty folder":
+                folder.rmdir()
+            elsewhere.rename(folder)
+            assert await known.sees() == {"a": 1}
+            assert (await new.does(puts(a=1))).status_code == 200
+
+    async def test_nothing_says_that_it_is_empty_when_it_is_gone(
+        self, files: FileStore, record: Record, tmp_path: Path
+    ) -> None:
+        key = new_key()
+        await files.create(key, replace(record, owner=ADA))
+        await files.load(key)
+        (tmp_path / "sessions").rename(tmp_path / "elsewhere")
+        for call in (
+            lambda: files.load(key),
+            lambda: files.create(new_key(), record),
+            lambda: files.update(key, replace(record, version=2)),
+            lambda: files.update(key, replace(record, version=2), move_to=new_key()),
+            lambda: files.touch(key, record.expires),
+            lambda: files.delete(key),
+            lambda: files.delete_expired(),
+            lambda: files.list_owned(ADA),
+            lambda: files.delete_owned(ADA),
+            lambda: files.repair(),
+            lambda: files.scan(),
+            lambda: files.ping(),
+        ):
+            with pytest.raises(StoreUnavailable, match=r"has gone\. If a volume is mounted"):
+                await call()
+        (tmp_path / "elsewhere").rename(tmp_path / "sessions")
+        await files.ping()
+        assert await files.load(key) == replace(record, owner=ADA)
+
+    async def test_one_that_was_removed_on_purpose_is_made_anew_after_a_restart(
+        self, files: FileStore, record: Record, clock: Clock, tmp_path: Path
+    ) -> None:
+        key = new_key()
+        await files.create(key, record)
+        shutil.rmtree(tmp_path / "sessions")
+        with pytest.raises(StoreUnavailable, match="restart the application"):
+            await files.load(key)
+        restarted = FileStore(tmp_path / "sessions", clock=clock)
+        assert await restarted.load(key) is None
+        assert await restarted.create(key, record)
+        assert await files.load(key) == record  # a worker that lives on sees it, too
+        await restarted.aclose()
+
+    async def test_one_that_vanishes_while_it_is_in_use_means_200_or_503(
         self, files: FileStore, clock: Clock, tmp_path: Path
     ) -> None:
         def sign_in(session: Session) -> None:
@@ -160,37 +236,120 @@ class TestMissingFolder:
             session.owner = "ada"
 
         site = Site(files, clock)
+        folder, elsewhere = tmp_path / "sessions", tmp_path / "elsewhere"
 
         async def visit_often() -> set[int]:
             async with site.visitor() as visitor:
                 return {(await visitor.does(sign_in)).status_code for _ in range(60)}
 
-        async def remove_often() -> None:
+        async def move_often() -> None:
             while visiting:
-                await asyncio.to_thread(shutil.rmtree, tmp_path / "sessions", ignore_errors=True)
+                with suppress(FileNotFoundError):
+                    folder.rename(elsewhere)
+                await asyncio.sleep(0)
+                with suppress(FileNotFoundError):
+                    elsewhere.rename(folder)
+                await asyncio.sleep(0)
 
         visiting = True
-        removing = asyncio.create_task(remove_often())
+        moving = asyncio.create_task(move_often())
         statuses = set().union(*await asyncio.gather(*(visit_often() for _ in range(4))))
         visiting = False
-        await removing
+        await moving
         assert statuses <= {200, 503}
         assert await visit_often() == {200}
+
+
+class TestTrust:
+    """Whoever can write a record can sign in as anybody."""
+
+    @pytest.fixture
+    def public(self) -> Iterator[Path]:
+        with public_folder() as folder:
+            yield folder
+
+    async def test_a_folder_that_everybody_can_write_to_is_refused(
+        self, files: FileStore, record: Record, tmp_path: Path
+    ) -> None:
+        (tmp_path / "sessions").mkdir()
+        (tmp_path / "sessions").chmod(0o1777)
+        for call in (files.load(new_key()), files.create(new_key(), record), files.ping()):
+            with pytest.raises(StoreUnavailable, match="not safe for sessions: every user may"):
+                await call
+        assert list((tmp_path / "sessions").iterdir()) == []
+        (tmp_path / "sessions").chmod(0o700)
+        assert await files.create(new_key(), record)
+
+    async def test_a_strangers_folder_is_refused(self, public: Path, record: Record) -> None:
+        store = FileStore(public)
+        os.mkdir(public)
+        if os.geteuid() == 0:  # nobody else can make it a stranger's
+            os.chown(public, 12345, -1)
+            with as_nobody():
+                for call in (store.load(new_key()), store.create(new_key(), record), store.ping()):
+                    with pytest.raises(StoreUnavailable, match="to the user 12345, not to nobody"):
+                        await call
+            public.parent.chmod(0o1777)  # where anybody can have made it, root is no exception
+            with pytest.raises(StoreUnavailable, match="to the user 12345, not to root"):
+                await store.ping()
+            os.chown(public, 0, -1)
+        await store.ping()
+        await store.aclose()
+
+    async def test_what_a_command_of_roots_makes_is_the_sites(
+        self, public: Path, record: Record
+    ) -> None:
+        public.parent.joinpath("owned").mkdir()
+        give_to_nobody(public.parent / "owned")
+        folder = public.parent / "owned" / "var" / "sessions"
+        store, keys = FileStore(folder), [new_key() for _ in range(20)]
+        await store.ping()
+        for key in keys:
+            await store.create(key, replace(record, owner=ADA))
+        await store.update(keys[0], replace(record, version=2, owner=ADA), move_to=new_key())
+        await store.touch(keys[1], record.expires + 1)
+        await store.repair()
+        await store.delete_expired()
+        owner = folder.parent.parent.stat()
+        for path in [folder.parent, folder, *folder.rglob("*")]:
+            assert (path.stat().st_uid, path.stat().st_gid) == (owner.st_uid, owner.st_gid)
+        with as_nobody():
+            site = FileStore(folder)
+            assert await site.delete_owned(ADA) == 20
+            assert await site.create(keys[0], record)
+            await site.ping()
+            await site.aclose()
+        await store.aclose()
+
+    @pytest.mark.parametrize("name", ["40", "00", "ff"])
+    async def test_what_can_not_be_read_stops_neither_a_sweep_nor_a_sign_out(
+        self, public: Path, record: Record, clock: Clock, name: str
+    ) -> None:
+        store = FileStore(public, clock=clock)
+        for number in range(256):
+            key = f"{number:02x}{'0' * 62}"
+            await store.create(key, replace(record, owner=ADA if number % 2 else None))
+        await store.create(f"{name}{'1' * 62}", replace(record, owner=ADA, expires=clock() + DAY))
+        give_to_nobody(public)
+        (public / name).chmod(0)
+        owned = 128 - (int(name, 16) % 2)
+        with as_nobody():
+            with pytest.raises(StoreUnavailable, match=os.strerror(errno.EACCES)):
+                await store.delete_owned(ADA)
+            assert len(files_in(public)) == 256 - 1 - owned
+            clock.advance(2 * HOUR)
+            assert await store.delete_expired() == 256 - 1 - owned
+        (public / name).chmod(0o700)
+        with as_nobody():
+            assert await store.delete_owned(ADA) == 1
+        await store.aclose()
 
 
 class TestForbiddenFolder:
     @pytest.fixture
     def public(self) -> Iterator[Path]:
-        """A folder that nobody can reach, which is not so of ``tmp_path``."""
-        with tempfile.TemporaryDirectory() as name:
-            Path(name).chmod(0o755)
-            yield Path(name) / "sessions"
-
-    @staticmethod
-    def give_to_nobody(folder: Path) -> None:
-        if os.geteuid() == 0:
-            for path in [folder, *folder.rglob("*")]:
-                os.chown(path, pwd.getpwnam("nobody").pw_uid, -1)
+        with public_folder() as folder:
+            yield folder
 
     @staticmethod
     def set_mode(folder: Path, mode: int) -> None:
@@ -203,7 +362,7 @@ class TestForbiddenFolder:
         store = FileStore(public, clock=clock)
         async with Site(store, clock).visitor() as known, Site(store, clock).visitor() as new:
             await known.does(puts(a=1))
-            self.give_to_nobody(public)
+            give_to_nobody(public)
             self.set_mode(public, 0o555)
             with as_nobody():
                 for act in (puts(a=2), Session.rotate_id, Session.flush):
@@ -225,7 +384,7 @@ class TestForbiddenFolder:
         async with Site(store, clock).visitor() as one, Site(store, clock).visitor() as other:
             await one.does(puts(a=1))
             await other.does(puts(b=2))
-            self.give_to_nobody(public)
+            give_to_nobody(public)
             file_of(public, one).chmod(0)
             with as_nobody():
                 for act in (dict, puts(a=2), Session.flush):
@@ -314,9 +473,16 @@ class TestDamage:
             assert await self.look_and_write(one, other) == [{}, {"new": True}]
             assert file.name in caplog.text
 
-    @pytest.mark.parametrize("thing", ["page", "large", "link", "dangling", "loop", "directory"])
-    async def test_a_foreign_thing_means_no_session_or_503_and_stays_as_it_is(
-        self, files: FileStore, clock: Clock, tmp_path: Path, thing: str
+    @pytest.mark.parametrize(
+        "thing", ["page", "large", "link", "dangling", "loop", "directory", "pipe", "socket"]
+    )
+    async def test_a_foreign_thing_means_no_session_and_stays_as_it_is(
+        self,
+        files: FileStore,
+        clock: Clock,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        thing: str,
     ) -> None:
         target = tmp_path / "target"
         target.write_text("keep me")
@@ -339,13 +505,17 @@ class TestDamage:
                     file.symlink_to(file)
                 case "directory":
                     file.mkdir()
-            seen = await self.look_and_write(one, other)
-            if thing in ("loop", "directory"):
-                assert seen == [None, None]
-                assert one.id == old_id
-            else:
-                assert seen == [{}, {"new": True}]
-                assert one.id != old_id
+                case "pipe":
+                    os.mkfifo(file)
+                case "socket":
+                    monkeypatch.chdir(file.parent)  # an address has 107 characters at most
+                    with closing(socket.socket(socket.AF_UNIX)) as listener:
+                        listener.bind(file.name)
+            assert await self.look_and_write(one, other) == [{}, {"new": True}]
+            assert one.id != old_id
+            clock.advance(DAY)
+            await files.delete_expired()
+            assert file.name in {entry.name for entry in os.scandir(file.parent)}  # it is too young
         assert target.read_text() == "keep me"
         assert not (tmp_path / "nothing").exists()
 
@@ -379,7 +549,7 @@ class TestDamage:
         for key in keys:
             await files.create(key, record)
         clock.advance(2 * HOUR)
-        monkeypatch.setattr(file_store, "TIMEOUT", 0.01)
+        monkeypatch.setattr(locks, "TIMEOUT", 0.01)
         folder = tmp_path / "sessions" / "80"
         lock = os.open(folder / "lock", os.O_RDWR)
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -390,9 +560,11 @@ class TestDamage:
 
     async def test_a_damaged_database_means_503(self, tmp_path: Path, clock: Clock) -> None:
         database = tmp_path / "app.db"
-        await migrate(f"sqlite:///{database}")
+        store = SQLiteStore(f"sqlite:///{database}", clock=clock)
+        await store.create_table()
+        await store.aclose()
         database.write_bytes(b"\xff" * database.stat().st_size)
-        store = DatabaseStore(f"sqlite:///{database}", clock=clock)
+        store = SQLiteStore(f"sqlite:///{database}", clock=clock)
         async with Site(store, clock).visitor("A" * 43) as visitor:
             for act in (dict, puts(a=1), Session.flush):
                 assert await is_unavailable(visitor, act)
@@ -402,8 +574,8 @@ class TestDamage:
         self, tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
     ) -> None:
         database = tmp_path / "app.db"
-        await migrate(f"sqlite:///{database}")
-        store = DatabaseStore(f"sqlite:///{database}", clock=clock)
+        store = SQLiteStore(f"sqlite:///{database}", clock=clock)
+        await store.create_table()
         async with Site(store, clock).visitor() as one, Site(store, clock).visitor() as other:
             await one.does(puts(a=1))
             await other.does(puts(b=2))
@@ -411,13 +583,151 @@ class TestDamage:
             key = hashlib.sha256(one.id.encode()).hexdigest()
             for damaged in (b"", b"\xff\xfe", b"[1]", b"null", b'{"a":'):
                 with sqlite3.connect(database) as connection:
-                    connection.execute("UPDATE sessions SET data = ? WHERE key = ?", (damaged, key))
+                    connection.execute(
+                        "UPDATE app_sessions SET data = ? WHERE key = ?", (damaged, key)
+                    )
                 connection.close()
                 caplog.clear()
                 assert await one.sees() == {}
                 assert "damaged" in caplog.text
                 assert await other.sees() == {"b": 2}
         await store.aclose()
+
+
+class TestTurns:
+    """A lock belongs to the work, not to the process, its children or a file that is gone."""
+
+    @staticmethod
+    def run(program: str, *args: object) -> subprocess.Popen[str]:
+        """Another Python, which may fork: it has no threads yet."""
+        command = [sys.executable, "-W", "error", "-c", program, *map(str, args)]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+
+    async def test_a_writer_that_was_stopped_in_one_folder_holds_up_no_other(
+        self, files: FileStore, record: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(locks, "TIMEOUT", 2)
+        keys = [f"{number:02x}{'0' * 62}" for number in range(256)]
+        await files.create(keys[0x80], record)
+        stopped = os.open(tmp_path / "sessions" / "80" / "lock", os.O_RDWR)
+        fcntl.flock(stopped, fcntl.LOCK_EX)
+        waiting = [
+            asyncio.create_task(files.touch(keys[0x80], record.expires + number))
+            for number in range(20)
+        ]
+        sweep = asyncio.create_task(files.delete_expired())
+        await asyncio.sleep(0.1)  # all of them have tried
+        async with asyncio.timeout(1):
+            for key in keys[:0x80] + keys[0x81:]:
+                assert await files.create(key, record)
+        assert not any(task.done() for task in waiting)
+        failed = await asyncio.gather(*waiting, return_exceptions=True)
+        assert {type(each) for each in failed} == {StoreUnavailable}
+        assert str(failed[0]).startswith("file store: no turn to write within 2 s: ")
+        os.close(stopped)
+        assert await files.touch(keys[0x80], record.expires)
+        await sweep
+
+    async def test_a_sign_out_everywhere_waits_for_one_folder_and_leaves_no_other(
+        self, files: FileStore, record: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(locks, "TIMEOUT", 0.1)
+        keys = [f"{number:02x}{'0' * 62}" for number in range(8)]
+        for key in keys:
+            await files.create(key, replace(record, owner=ADA))
+        stopped = os.open(tmp_path / "sessions" / "03" / "lock", os.O_RDWR)
+        fcntl.flock(stopped, fcntl.LOCK_EX)
+        with pytest.raises(StoreUnavailable, match="no turn to write"):
+            await files.delete_owned(ADA)
+        assert [await files.load(key) is not None for key in keys] == [
+            key == keys[3] for key in keys
+        ]
+        os.close(stopped)
+        assert await files.delete_owned(ADA) == 1
+
+    async def test_a_child_that_is_forked_meanwhile_inherits_no_lock(
+        self, files: FileStore, record: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        program = """
+import os, signal, sys, time
+from serversessions.stores.file.locks import Lock
+lock = Lock(sys.argv[1], None)
+child = os.fork()
+if child == 0:
+    time.sleep(600)
+print(child, flush=True)
+if sys.argv[2] == "released":
+    lock.release()
+    time.sleep(600)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+        monkeypatch.setattr(locks, "TIMEOUT", 0.5)
+        await files.create("ab" + "0" * 62, record)
+        for how in ("released", "killed"):
+            parent = self.run(program, tmp_path / "sessions" / "ab", how)
+            assert parent.stdout is not None
+            child = int(parent.stdout.readline())
+            try:
+                if how == "killed":
+                    assert parent.wait(10) == -signal.SIGKILL
+                assert await files.touch("ab" + "0" * 62, record.expires)
+            finally:
+                os.kill(child, signal.SIGKILL)
+                parent.kill()
+                parent.communicate()
+
+    async def test_a_store_that_was_used_before_a_fork_works_in_the_child(
+        self, files: FileStore, record: Record, tmp_path: Path
+    ) -> None:
+        program = """
+import asyncio, os, sys, time, warnings
+from serversessions import Record
+from serversessions.stores.file import FileStore
+warnings.simplefilter("ignore", DeprecationWarning)  # a fork of a process that has threads
+
+async def use(key):
+    async with asyncio.timeout(10):
+        assert await store.create(key, Record(b"{}", time.time(), time.time() + 60))
+        assert await store.load(key)
+        assert await store.delete_expired() == 0
+        assert await store.delete(key) == 1
+
+store = FileStore(sys.argv[1])
+asyncio.run(use("ab" + "0" * 62))
+child = os.fork()
+asyncio.run(use(("cd" if child else "ef") + "0" * 62))
+if child:
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+os._exit(0)
+"""
+        process = self.run(program, tmp_path / "sessions")
+        await asyncio.to_thread(process.communicate)
+        assert process.returncode == 0
+
+    async def test_a_lock_that_is_removed_while_it_is_held_lets_only_one_update_win(
+        self, files: FileStore, record: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        key, other = new_key(), FileStore(tmp_path / "sessions")
+        await files.create(key, record)
+        reached, go_on = threading.Event(), threading.Event()
+        real_write_new = disk.write_new
+
+        def write_slowly(*args: Any, **options: Any) -> None:
+            monkeypatch.setattr(disk, "write_new", real_write_new)
+            reached.set()
+            go_on.wait(10)
+            real_write_new(*args, **options)
+
+        monkeypatch.setattr(disk, "write_new", write_slowly)
+        slow = asyncio.create_task(files.update(key, replace(record, data=b"slow", version=2)))
+        assert await asyncio.to_thread(reached.wait, 10)
+        (tmp_path / "sessions" / key[:2] / "lock").unlink()
+        assert await other.update(key, replace(record, data=b"fast", version=2))
+        go_on.set()
+        assert not await slow
+        assert await files.load(key) == replace(record, data=b"fast", version=2)
+        await other.aclose()
 
 
 @dataclass
@@ -433,7 +743,7 @@ class Figures:
 
 
 def open_disk_store(where: str) -> SessionStore:
-    return DatabaseStore(where) if where.startswith("sqlite") else FileStore(where)
+    return SQLiteStore(where) if where.startswith("sqlite") else FileStore(where)
 
 
 class Series:
@@ -623,7 +933,9 @@ class TestKilledWriters:
 
     async def test_two_hundred_kills_tear_no_row_of_sqlite(self, tmp_path: Path) -> None:
         url = f"sqlite:///{tmp_path}/app.db"
-        await migrate(url)
+        store = SQLiteStore(url)
+        await store.create_table()
+        await store.aclose()
         await self.kill_writers(url, 200)
         connection = sqlite3.connect(tmp_path / "app.db")
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)

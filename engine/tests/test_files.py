@@ -155,7 +155,7 @@ def copy_by_cp(source: Path, target: Path) -> None:
 
 def copy_by_tar(source: Path, target: Path) -> None:
     target.mkdir(exist_ok=True)
-    reader = ["tar", "-C", source, "-cf", "-", "."]
+    reader = ["tar", "-C", str(source), "-cf", "-", "."]
     archive = subprocess.run(reader, check=True, stdout=subprocess.PIPE).stdout
     subprocess.run(["tar", "-C", target, "-xf", "-"], check=True, input=archive)
 
