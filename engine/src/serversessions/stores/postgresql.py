@@ -69,7 +69,7 @@ class PostgreSQLStore(SQLStore):
                     await connection.execute(statement)
 
         try:
-            await self.scan(limit=0)  # whoever may not create a table may still use one
+            await self.scan(limit=1)  # whoever may not create a table may still use one
         except StoreNotReady:
             await self._run(create, *self._table)
 
