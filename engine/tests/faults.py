@@ -295,12 +295,16 @@ async def create_table(url: str) -> None:
 async def opened(url: str, wait: float = 10) -> AsyncIterator[Any]:
     """The store at a URL; it waits for its server, a lock or a connection for so many seconds."""
     if url.startswith("redis"):
-        names = ["socket_timeout", "socket_connect_timeout"]
+        query: dict[str, object] = {"socket_timeout": wait, "socket_connect_timeout": wait}
+    elif url.startswith("sqlite"):
+        query = {"timeout": wait}
     else:
-        names = ["timeout"] if url.startswith("sqlite") else ["timeout", "command_timeout"]
-    waits = "&".join(f"{name}={wait}" for name in names if f"?{name}=" not in url)
+        # asyncpg tells the event loop, not its caller, that a request for TLS was cancelled.
+        query = {"timeout": wait, "command_timeout": wait, "sslmode": "disable"}
+    for name, value in query.items():
+        if f"{name}=" not in url:
+            url += f"{'&' if '?' in url else '?'}{name}={value}"
     options = {"pool_timeout": timedelta(seconds=wait)}
-    url = f"{url}{'&' if '?' in url else '?'}{waits}"
     store = open_store(Location(url, options=options))
     try:
         yield store

@@ -323,11 +323,6 @@ class TestCrowded:
 
 
 class TestCancelled:
-    @pytest.fixture(autouse=True)
-    def _no_tls(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """asyncpg tells the event loop, not its caller, that a request for TLS was cancelled."""
-        monkeypatch.setenv("PGSSLMODE", "disable")
-
     async def test_a_hundred_cancelled_requests_leave_no_connection_behind(
         self, site: Site, server: Server
     ) -> None:
