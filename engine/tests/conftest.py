@@ -7,11 +7,12 @@ import os
 import secrets
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from serversessions import SessionStore
+from serversessions.location import Location
+from serversessions.stores import open_store
 from serversessions.testing import Clock, servers
 
 pytest_plugins = ["serversessions.testing.fixtures", "tests.faults"]
@@ -58,40 +59,12 @@ async def store(place: tuple[str, str], clock: Clock) -> AsyncIterator[SessionSt
 
 async def new_store(kind: str, url: str, clock: Callable[[], float]) -> SessionStore:
     """A store of one kind, ready to be used."""
-    match kind:
-        case "memory":
-            from serversessions.stores.memory import MemoryStore
-
-            return MemoryStore(clock=clock)
-        case "file":
-            from serversessions.stores.file import FileStore
-
-            return FileStore(url.removeprefix("file:"), clock=clock)
-        case "cache" | "sentinel" | "cluster":
-            from serversessions.stores.redis import RedisStore
-
-            return RedisStore(url, prefix=f"test-{secrets.token_hex(8)}", clock=clock)
-    try:
-        database = open_database(kind, url, clock)
-    except ModuleNotFoundError:  # until both are there
-        from serversessions.stores.database import DatabaseStore, metadata, open_engine
-
-        engine = open_engine(url)
-        await engine.run_alone(metadata.create_all)
-        await engine.aclose()
-        return DatabaseStore(url, clock=clock)
-    await database.create_table()
-    return database  # type: ignore[no-any-return]
-
-
-def open_database(kind: str, url: str, clock: Callable[[], float]) -> Any:
-    if kind == "sqlite":
-        from serversessions.stores.sqlite import SQLiteStore
-
-        return SQLiteStore(url, clock=clock)
-    from serversessions.stores.postgresql import PostgreSQLStore
-
-    return PostgreSQLStore(url, clock=clock)
+    shares = kind in ("cache", "sentinel", "cluster")  # a server, which may not be emptied
+    app = f"test-{secrets.token_hex(8)}" if shares else "app"
+    store = open_store(Location(url, app), clock=clock)
+    if kind in ("sqlite", "postgresql"):
+        await store.create_table()  # type: ignore[attr-defined]
+    return store
 
 
 async def empty(store: SessionStore) -> None:

@@ -89,7 +89,7 @@ def pack_expires(expires: float) -> bytes:
 
 
 class SessionStore(Protocol):
-    """Where sessions live. Implement these eleven and pass ``tests/contract.py``.
+    """Where sessions live. Implement these methods and pass ``testing.StoreContract``.
 
     A ``key`` is the SHA-256 of a session's id, as 64 hexadecimal digits: no store ever sees an id,
     so that a stolen dump opens no session (OWASP session management cheat sheet); an ``owner`` is
@@ -144,6 +144,12 @@ class SessionStore(Protocol):
 
     async def delete_owned(self, owner: str, *, except_key: str | None = None) -> int:
         """Remove every record of an owner, but that of ``except_key``; how many it were."""
+
+    async def repair(self) -> int:
+        """Rebuild from the records what finds those of an owner, as after a restored backup.
+
+        The number of entries written: none where the records themselves are what is searched.
+        """
 
     async def scan(
         self, cursor: str = "", *, limit: int = 1000

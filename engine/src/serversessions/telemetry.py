@@ -81,6 +81,10 @@ class ObservedStore:
         with self._observed("delete_owned"):
             return await self._store.delete_owned(owner, except_key=except_key)
 
+    async def repair(self) -> int:
+        with self._observed("repair"):
+            return await self._store.repair()
+
     async def scan(
         self, cursor: str = "", *, limit: int = 1000
     ) -> tuple[list[tuple[str, Record]], str]:

@@ -113,6 +113,9 @@ class MemoryStore:
     async def delete_owned(self, owner: str, *, except_key: str | None = None) -> int:
         return await self.delete(*(key for key in self._keys_of(owner) if key != except_key))
 
+    async def repair(self) -> int:
+        return 0
+
     async def scan(
         self, cursor: str = "", *, limit: int = 1000
     ) -> tuple[list[tuple[str, Record]], str]:

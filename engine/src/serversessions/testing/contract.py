@@ -125,6 +125,32 @@ class StoreContract:
         assert await store.load(old) is None
         assert await store.load(new) == moved
 
+    async def test_a_move_can_leave_a_record_under_the_old_key(
+        self, store: SessionStore, record: Record
+    ) -> None:
+        old, new = new_key(), new_key()
+        await store.create(old, replace(record, owner=ADA))
+        moved = replace(record, version=2, owner=ADA)
+        left = Record(b"moved", record.created, record.expires, version=0)
+        assert await store.update(old, moved, move_to=new, leave=left)
+        assert await store.load(old) == left
+        assert await store.load(new) == moved
+        assert not await store.update(old, replace(moved, version=3))
+        assert await store.delete_owned(ADA) == 1
+        assert await store.load(old) == left
+
+    async def test_a_move_that_is_refused_leaves_nothing(
+        self, store: SessionStore, record: Record
+    ) -> None:
+        old, taken = new_key(), new_key()
+        for key in (old, taken):
+            await store.create(key, record)
+        left = replace(record, data=b"moved", version=0)
+        moved = replace(record, version=2)
+        assert not await store.update(old, moved, move_to=taken, leave=left)
+        assert not await store.update(old, replace(moved, version=3), move_to=new_key(), leave=left)
+        assert await store.load(old) == record
+
     async def test_of_concurrent_moves_one_wins(self, store: SessionStore, record: Record) -> None:
         old, keys = new_key(), [new_key() for _ in range(20)]
         await store.create(old, record)
@@ -261,6 +287,31 @@ class StoreContract:
         assert await store.list_owned(ADA) == [(second, replace(record, owner=ADA))]
         assert await store.delete(first, second, bobs, left) == 3
         assert await store.delete() == 0
+
+    async def test_a_session_ends_whatever_the_clock_of_who_ends_it_says(
+        self, store: SessionStore, record: Record, clock: Clock
+    ) -> None:
+        deleted, revoked = new_key(), new_key()
+        await store.create(deleted, record)
+        await store.create(revoked, replace(record, owner=ADA))
+        clock.advance(2 * HOUR)  # as on a machine whose clock is wrong
+        await store.delete(deleted)
+        await store.delete_owned(ADA)
+        clock.ahead = 0
+        assert await store.load(deleted) is None
+        assert await store.load(revoked) is None
+
+    async def test_after_a_repair_all_sessions_of_an_owner_are_found(
+        self, store: SessionStore, record: Record
+    ) -> None:
+        theirs, other = [new_key() for _ in range(3)], new_key()
+        for key in theirs:
+            await store.create(key, replace(record, owner=ADA))
+        await store.create(other, record)
+        assert await store.repair() >= 0
+        assert [key for key, _ in await store.list_owned(ADA)] == sorted(theirs)
+        assert await store.delete_owned(ADA) == 3
+        assert await store.load(other) == record
 
     async def test_a_scan_sees_every_record(self, store: SessionStore, record: Record) -> None:
         records = {new_key(): replace(record, data=b"%d" % number) for number in range(25)}
