@@ -31,8 +31,9 @@ class MissingPackage(ConfigError):
 
     def __init__(self, extra: str, package: str | None) -> None:
         self.extra = extra
+        name = str(package).partition(".")[0]
         super().__init__(
-            f"the {extra} store needs the package {package!r}, which is not installed: "
+            f"the {extra} store needs the package {name!r}, which is not installed: "
             f"install it, or the extra {extra!r}"
         )
 
