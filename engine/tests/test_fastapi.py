@@ -274,7 +274,7 @@ class TestOpenAPI:
         for name in ("one", "two"):
             schema = wired(Sessions("memory:", name=name)).openapi()
             (scheme,) = schema["components"]["securitySchemes"].values()
-            assert scheme["name"] == name
+            assert scheme["name"] == f"__Host-{name}"
 
     def test_an_app_without_sessions_has_no_scheme(self) -> None:
         app = FastAPI()
@@ -327,7 +327,9 @@ class TestWithoutFastAPI:
         else:  # as pip leaves one, if someone wrote a file into it
             (tmp_path / "fastapi").mkdir()
             monkeypatch.setattr(sys, "path", [str(tmp_path)])
-        with pytest.raises(ImportError, match="needs FastAPI: `uv add fastapi`"):
+        with pytest.raises(
+            ImportError, match=r"serversessions\.fastapi needs FastAPI: `uv add fastapi`"
+        ):
             importlib.import_module("serversessions.fastapi")
 
 
