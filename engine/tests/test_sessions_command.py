@@ -14,6 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 
@@ -59,6 +60,7 @@ class Sessions:
         age: float = 60,
         lives: float = HOUR,
         user_agent: str | None = FIREFOX,
+        expiry: str | None = None,
         count: int = 1,
     ) -> str:
         """Keep some as the engine does; the key of the last one."""
@@ -69,7 +71,7 @@ class Sessions:
             session_id = new_id()
             self.ids.append(session_id)
             sign_in = None if user is None else SignIn(user, now - age, user_agent)
-            data = msgspec.json.encode(pack({"note": SECRET}, sign_in, None, session_id))
+            data = msgspec.json.encode(pack({"note": SECRET}, sign_in, expiry, session_id))
             records[hash_id(session_id)] = Record(data, now - age, now + lives, 1, owner)
 
         async def create(store: SessionStore) -> None:
@@ -78,6 +80,11 @@ class Sessions:
 
         self.ask(create)
         return hash_id(session_id)
+
+    def add_mark(self) -> None:
+        """What a rotated id leaves for a minute."""
+        mark = Record(b"", time.time(), time.time() + 60, 0)
+        assert self.ask(lambda store: store.create(hash_id(new_id()), mark))
 
     def left(self) -> set[str]:
         """Of all that are there, expired ones too."""
@@ -285,6 +292,25 @@ def test_the_sessions_of_a_user_are_listed(sessions: Sessions) -> None:
     times = [listed[there][name] for name in ("created_at", "last_seen_at", "expires_at")]
     assert times[0] == times[1] < times[2]
     assert read("list", "--owner", "") == []
+
+
+@on_files
+def test_a_session_with_an_expiry_of_its_own_was_last_seen_that_long_before_it_ends(
+    sessions: Sessions,
+) -> None:
+    sessions.add("ada", age=2 * DAY, lives=HOUR, expiry="90m")
+    (listed,) = read("list")
+    end, seen = (datetime.fromisoformat(listed[key]) for key in ("expires_at", "last_seen_at"))
+    assert end - seen == timedelta(minutes=90)
+
+
+@on_each_store
+def test_the_mark_of_a_rotated_id_is_no_session(sessions: Sessions) -> None:
+    live = sessions.add()
+    sessions.add_mark()
+    assert read("stats")[0]["live"] == 1
+    assert [each["key"] for each in read("list")] == [live]
+    assert read("revoke", "--all", "--yes") == [{"environment": "dev", "revoked": 1}]
 
 
 @on_each_store

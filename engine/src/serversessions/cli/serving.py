@@ -17,7 +17,7 @@ import click
 
 from ..config import MemoryStoreConfig
 from ..config.sources import FOLDER, environment_variable
-from ..problems import redact
+from ..problems import ConfigError, Problem, redact
 from ..store import SessionStore, StoreNotReady, StoreUnavailable
 from ..stores import MissingPackage
 from .project import Environment, Project, WrongUsage, command_name, environment_option
@@ -161,10 +161,12 @@ def _migrate(chosen: Environment, url: str) -> None:
         raise WrongUsage(
             f"the database needs packages that are not installed. Run: {install('database')}"
         ) from None
-    except ValueError as error:
+    except (ValueError, ConfigError) as error:
+        text = f'found "{redact(url)}"; {redact(str(error))}'
+        if isinstance(error, ConfigError):
+            text = error.problems[0].text
         source = chosen.sources.blame(("database", "url"))
-        found = f'"{redact(url)}"'
-        raise WrongUsage(f"{source}: database.url: found {found}; {redact(str(error))}") from None
+        raise ConfigError(Problem("database.url", redact(url), text=text, source=source)) from None
     except StoreUnavailable as error:
         raise click.ClickException(f"can't migrate {redact(url)}: {redact(str(error))}") from None
 
