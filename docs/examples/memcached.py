@@ -83,13 +83,15 @@ class MemcachedStore:
         return await self._swap(key, lambda old: replace(old, expires=expires)) is not None
 
     async def delete(self, *keys: str, owner: str | None = None) -> int:
-        deleted = 0
+        def end(old: Record) -> Record | None:
+            return _ended(old) if owner in (None, old.owner) else None
+
+        deleted, now = 0, self._clock()
         for key in keys:
-            old = await self._swap(
-                key, lambda old: _ended(old) if owner in (None, old.owner) else None
-            )
+            # Expired ones, too: they may only be so by this machine's clock.
+            old = await self._swap(key, end, live_only=False)
             if old is not None:
-                deleted += 1
+                deleted += old.expires > now
                 await self._unmark(key, old)
         return deleted
 
@@ -117,6 +119,17 @@ class MemcachedStore:
             deleted += await self.delete(*new, owner=owner)
             seen |= new
         return deleted
+
+    async def repair(self) -> int:
+        marked, cursor, is_last = 0, "", False
+        while not is_last:
+            page, cursor = await self.scan(cursor)
+            for key, record in page:
+                if record.owner is not None:
+                    await self._mark(key, record)
+                    marked += 1
+            is_last = not cursor
+        return marked
 
     async def scan(
         self, cursor: str = "", *, limit: int = 1000
@@ -149,23 +162,27 @@ class MemcachedStore:
     def _session(self, key: str) -> str:
         return f"{self._prefix}:session:{key}"
 
-    async def _read(self, key: str) -> tuple[Record | None, int | None]:
-        """The live record, and what its value is to be compared by."""
+    async def _read(self, key: str, *, live_only: bool = True) -> tuple[Record | None, int | None]:
+        """The record, and what its value is to be compared by."""
         raw, cas = await self._server.get(self._session(key))
         try:
             record = Record.from_bytes(raw) if raw is not None else None
         except CorruptRecord as error:
             logger.warning("Ignored %s: %s", self._session(key), error)
             return None, None
-        return (record, cas) if record and record.expires > self._clock() else (None, None)
+        if record is None or (live_only and record.expires <= self._clock()):
+            return None, None
+        return record, cas
 
-    async def _swap(self, key: str, change: Callable[[Record], Record | None]) -> Record | None:
-        """Compare and swap: replace a live record by ``change`` of it; the one that was replaced.
+    async def _swap(
+        self, key: str, change: Callable[[Record], Record | None], *, live_only: bool = True
+    ) -> Record | None:
+        """Compare and swap: replace a record by ``change`` of it; the one that was replaced.
 
-        None, with nothing changed, if there is no live record, or ``change`` returns None.
+        None, with nothing changed, if there is no such record, or ``change`` returns None.
         """
         while True:
-            old, cas = await self._read(key)
+            old, cas = await self._read(key, live_only=live_only)
             new = None if old is None else change(old)
             if new is None:
                 return None
@@ -203,11 +220,11 @@ class MemcachedStore:
 
     async def _read_marks(self, owner: str) -> tuple[Marks, int | None]:
         raw, cas = await self._server.get(f"{self._prefix}:owner:{owner}")
-        marks = msgspec.json.decode(raw, type=Marks) if raw is not None else {}
-        now = self._clock()
-        return {key: until for key, until in marks.items() if until > now}, cas
+        return msgspec.json.decode(raw, type=Marks) if raw is not None else {}, cas
 
     async def _write_marks(self, owner: str, marks: Marks, cas: int | None) -> bool:
+        now = self._clock()
+        marks = {key: until for key, until in marks.items() if until > now}
         until = max(marks.values(), default=0.0)
         raw = msgspec.json.encode(marks)
         return await self._write(f"{self._prefix}:owner:{owner}", raw, until, cas)

@@ -53,10 +53,12 @@ class Site:
         """Until every worker runs and the store answers.
 
         Raises:
-            RuntimeError: that takes too long.
+            RuntimeError: that takes too long, or the app has ended.
         """
         try:
-            wait_until(lambda: self.is_complete() and self._is_ready(), "the app", seconds=60)
+            wait_until(self._has_ended_or_is_ready, "the app", seconds=60)
+            if self._process.poll() is not None:
+                raise TimeoutError("the app has ended")
         except TimeoutError as error:
             last = self._log.read_text().splitlines()[-20:]
             raise RuntimeError("\n".join([f"{error}. The last lines of its log:", *last])) from None
@@ -121,6 +123,11 @@ class Site:
         if status != 0:
             raise RuntimeError(output)
         return output
+
+    def _has_ended_or_is_ready(self) -> bool:
+        if self._process.poll() is not None:
+            return True
+        return self.is_complete() and self._is_ready()
 
     def _is_ready(self) -> bool:
         with (
