@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from serversessions import Sessions, SessionStore
+from serversessions.auth import OwnerBackend
 from serversessions.protection import Protection
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.middleware.authentication import AuthenticationMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
@@ -41,6 +43,7 @@ def create_app(
             Middleware(TrustedHostMiddleware, allowed_hosts=config.allowed_hosts),
             Middleware(Protection),  # against forms of other sites, frames and endless bodies
             sessions.middleware,
+            Middleware(AuthenticationMiddleware, OwnerBackend()),  # @requires("authenticated")
         ],
         lifespan=sessions.lifespan,
     )

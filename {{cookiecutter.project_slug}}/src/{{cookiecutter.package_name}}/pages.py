@@ -9,6 +9,7 @@ from jinja2 import Environment, FileSystemLoader, pass_context
 from jinja2.runtime import Context
 from serversessions import Session
 from serversessions.stores import describe
+from starlette.authentication import requires
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -122,18 +123,17 @@ async def devices(request: Request) -> Response:
     )
 
 
+@requires("authenticated")
 async def sign_out_device(request: Request) -> Response:
     session = Session.of(request)
-    if session.owner is not None:
-        key = await _read_field(request, "key")
-        session["signed_out"] = await session.delete_owned(key)
+    session["signed_out"] = await session.delete_owned(await _read_field(request, "key"))
     return _go_to(request, "devices")
 
 
+@requires("authenticated")
 async def sign_out_others(request: Request) -> Response:
     session = Session.of(request)
-    if session.owner is not None:
-        session["signed_out"] = await session.delete_others()
+    session["signed_out"] = await session.delete_others()
     return _go_to(request, "devices")
 
 
