@@ -178,9 +178,12 @@ class PostgreSQL(Server):
     end = signal.SIGINT
     crash = signal.SIGQUIT
 
-    def __init__(self, new: servers.PostgreSQLData) -> None:
-        port = servers.free_port()
-        super().__init__(new.command(port), port, **new.options)
+    def __init__(
+        self, new: servers.PostgreSQLData, *settings: str, port: int | None = None
+    ) -> None:
+        port = port or servers.free_port()
+        super().__init__(new.command(port, *settings), port, **new.options)
+        self.new = new
         self._settings = new.data / "postgresql.auto.conf"
         hba = new.data / "pg_hba.conf"
         hba.write_text("host all visitor 127.0.0.1/32 scram-sha-256\n" + hba.read_text())

@@ -16,17 +16,16 @@ import asyncpg
 import pytest
 
 from serversessions import Record, StoreUnavailable
-from serversessions.migrations import migrate
-from serversessions.stores.database import DatabaseStore
+from serversessions.stores.postgresql import PostgreSQLStore
 from serversessions.testing import servers
 from serversessions.testing.contract import new_key
 
 from . import test_postgresql
+from .faults import PostgreSQL, until
+from .test_migrations import App
 from .test_postgresql import are_waiting, lock, opened, transaction
-from .test_server_faults import PostgreSQL, until
 
 # pytest finds the fixtures by these names.
-postgresql_server = test_postgresql.postgresql_server
 server, record = test_postgresql.server, test_postgresql.record
 
 OWNER, OTHER = "a" * 64, "b" * 64
@@ -78,7 +77,7 @@ def url(request: pytest.FixtureRequest, server: PostgreSQL, tmp_path: Path) -> I
 
 
 async def test_workers_share_few_connections_and_no_call_fails(url: str, record: Record) -> None:
-    async def visit(store: DatabaseStore) -> None:
+    async def visit(store: PostgreSQLStore) -> None:
         for _ in range(5):
             key, new = new_key(), new_key()
             newer = Record(b"newer", record.created, record.expires, 2, OWNER)
@@ -95,11 +94,13 @@ async def test_workers_share_few_connections_and_no_call_fails(url: str, record:
         await asyncio.gather(*(visit(store) for store in stores for _ in range(15)))
 
 
-async def test_many_migrate_at_once(url: str, server: PostgreSQL) -> None:
-    await server.tell("DROP TABLE sessions")
-    await server.tell("DROP TABLE alembic_version")
-    await asyncio.gather(*(migrate(url) for _ in range(6)))
-    assert await server.tell("SELECT count(*) FROM alembic_version") == 1
+async def test_many_migrate_at_once(
+    url: str, server: PostgreSQL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = App(tmp_path, url)
+    monkeypatch.syspath_prepend(tmp_path)
+    await asyncio.gather(*(app.migrate() for _ in range(3)), app.alembic("upgrade", "head"))
+    assert await server.tell(f"SELECT count(*) FROM {app.name}_alembic_version") == 1
     assert await server.tell("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == 0
 
 
@@ -117,21 +118,23 @@ async def test_a_call_that_takes_too_long_is_cancelled_on_the_server(
         assert await store.load(key) == record
 
 
-async def test_a_visitor_who_leaves_leaves_nothing_behind(
+async def test_visitors_who_leave_leave_nothing_behind(
     url: str, server: PostgreSQL, record: Record
 ) -> None:
-    key = new_key()
+    keys = [new_key() for _ in range(3)]
     async with opened(url) as store:
-        await store.create(key, record)
-        async with transaction(server, lock(key)):
-            calls = [asyncio.create_task(store.touch(key, 0)) for _ in range(3)]
+        for key in keys:
+            await store.create(key, record)
+        async with transaction(server, *map(lock, keys)):
+            calls = [asyncio.create_task(store.touch(key, 0)) for key in keys]
             await until(lambda: are_waiting(server, 3))
             for call in calls:
                 call.cancel()
             await asyncio.wait(calls)
             await until(lambda: are_waiting(server, 0))
-        assert await store.load(key) == record
-        assert await store.touch(key, record.expires + 1)
+        for key in keys:
+            assert await store.load(key) == record
+            assert await store.touch(key, record.expires + 1)
 
 
 async def test_one_that_forgets_statements_is_an_error_with_the_remedy(

@@ -1,14 +1,18 @@
-"""PostgreSQL where many share it: pools, indexes, sweeps at once, and URLs that are wrong."""
+"""PostgreSQL where many share it: pools, locks, clocks, failovers, and what URLs say."""
 
 from __future__ import annotations
 
 import asyncio
-import os
+import dataclasses
+import json
 import re
-import secrets
+import sqlite3
+import ssl
+import subprocess
+import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,42 +20,32 @@ from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
-import sqlalchemy as sa
-from click.testing import CliRunner, Result
+from msgspec.structs import replace
 
 from serversessions import Record, StoreUnavailable
-from serversessions.cli import main
-from serversessions.migrations import migrate
-from serversessions.stores.database import DatabaseStore, open_engine
-from serversessions.testing.contract import HOUR, new_key
+from serversessions.stores.postgresql import PostgreSQLStore
+from serversessions.stores.sql import POSTGRESQL, SQLITE, Statements
+from serversessions.testing import Clock, servers
+from serversessions.testing.contract import ADA, HOUR, new_key
 
-from . import test_server_faults as faults
-from .test_server_faults import (
-    PASSWORD,
-    PostgreSQL,
-    until,
-)
-
-postgresql_server = faults.postgresql_server  # pytest finds the fixture by this name
+from .faults import PASSWORD, PostgreSQL, create_table, until
 
 SOON = 2  # seconds: what waits for nothing is done by then
 
 
 @pytest.fixture
-async def server(
-    postgresql_server: PostgreSQL,
-) -> AsyncIterator[PostgreSQL]:
+async def server(postgresql_server: PostgreSQL) -> AsyncIterator[PostgreSQL]:
     """A running server with an empty table."""
     await postgresql_server.start()
-    await migrate(postgresql_server.url)
+    await create_table(postgresql_server.url)
     yield postgresql_server
-    await postgresql_server.tell("DELETE FROM sessions")
+    await postgresql_server.tell("DELETE FROM app_sessions")
     postgresql_server.stop()
 
 
 @asynccontextmanager
-async def opened(url: str, **options: Any) -> AsyncIterator[DatabaseStore]:
-    store = DatabaseStore(url, **options)
+async def opened(url: str, **options: Any) -> AsyncIterator[PostgreSQLStore]:
+    store = PostgreSQLStore(url, **options)
     try:
         yield store
     finally:
@@ -59,7 +53,7 @@ async def opened(url: str, **options: Any) -> AsyncIterator[DatabaseStore]:
 
 
 @pytest.fixture
-async def store(server: PostgreSQL) -> AsyncIterator[DatabaseStore]:
+async def store(server: PostgreSQL) -> AsyncIterator[PostgreSQLStore]:
     async with opened(server.url) as store:
         yield store
 
@@ -83,7 +77,7 @@ async def transaction(server: PostgreSQL, *statements: str) -> AsyncIterator[asy
 
 
 def lock(key: str) -> str:
-    return f"SELECT key FROM sessions WHERE key = '{key}' FOR UPDATE"
+    return f"SELECT key FROM app_sessions WHERE key = '{key}' FOR UPDATE"
 
 
 async def are_waiting(server: PostgreSQL, count: int) -> bool:
@@ -141,83 +135,107 @@ class TestPool:
                 task.cancel()
             await asyncio.wait(crowd)
 
+    async def test_a_locked_row_holds_one_connection_and_not_all(
+        self, server: PostgreSQL, record: Record
+    ) -> None:
+        key, other = new_key(), new_key()
+        async with opened(server.url, pool_size=3) as store:
+            await store.create(key, replace(record, owner=ADA))
+            async with transaction(server, lock(key)):
+                touches = [store.touch(key, record.expires + number) for number in range(10)]
+                ends = [store.delete_owned(ADA) for _ in range(5)]
+                waiting = [asyncio.create_task(work) for work in (*touches, *ends)]
+                await until(lambda: are_waiting(server, 2))
+                async with asyncio.timeout(SOON):
+                    assert await store.load(key) is not None
+                    assert await store.create(other, record)
+                    assert await store.touch(other, record.expires + 1)
+                assert not any(task.done() for task in waiting)
+            changed = await asyncio.gather(*waiting)
+        assert sum(changed[10:]) == 1
+
+    async def test_who_waits_too_long_for_another_change_hears_why(
+        self, server: PostgreSQL, record: Record
+    ) -> None:
+        key = new_key()
+        async with opened(server.url, pool_timeout=timedelta(seconds=0.2)) as store:
+            await store.create(key, record)
+            async with transaction(server, lock(key)):
+                slow = asyncio.create_task(store.touch(key, record.expires))
+                await until(lambda: are_waiting(server, 1))
+                with pytest.raises(StoreUnavailable, match="an earlier change of the same session"):
+                    await store.touch(key, record.expires)
+            assert await slow
+
+
+NOW = time.time()
+ROWS = [
+    (new_key(), b"{}", NOW, NOW + HOUR + number, 1, f"{number // 10:064}" if number % 2 else None)
+    for number in range(5000)
+]
+
 
 class TestIndexes:
-    """What a call costs does not grow with the sessions that it is not about."""
-
-    @pytest.fixture(params=["sqlite", "postgresql"])
-    def place(self, request: pytest.FixtureRequest, tmp_path: Path) -> str:
-        if request.param == "sqlite":
-            return f"sqlite:///{tmp_path}/app.db"
-        server: PostgreSQL = request.getfixturevalue("server")
-        return server.url
-
-    @pytest.fixture
-    async def url(self, place: str) -> str:
-        """A database with many records."""
-        await migrate(place)
-        now = time.time()
-        rows = [
-            {
-                "key": secrets.token_hex(32),
-                "data": b"{}",
-                "created": now,
-                "expires": now + number,
-                "version": 1,
-                "owner": f"{number // 10:064}" if number % 2 else None,
-            }
-            for number in range(5000)
-        ]
-        engine = open_engine(place)
-        table = sa.table("sessions", *map(sa.column, rows[0]))
-        await engine.run(lambda connection: connection.execute(table.insert(), rows), writes=True)
-        await engine.run(lambda connection: connection.exec_driver_sql("ANALYZE"), writes=True)
-        await engine.aclose()
-        return place
+    """What a statement costs does not grow with the sessions that it is not about."""
 
     @pytest.mark.parametrize(
-        ("call", "index"),
+        ("name", "values", "index"),
         [
-            (lambda store: store.list_owned(f"{7:064}", limit=3), "ix_sessions_owner"),
-            (lambda store: store.list_owned(f"{7:064}", after="5"), "ix_sessions_owner"),
-            (lambda store: store.delete_owned(f"{7:064}"), "ix_sessions_owner"),
-            (lambda store: store.delete_owned(f"{7:064}", except_key="5"), "ix_sessions_owner"),
-            (lambda store: store.delete_expired(10), "ix_sessions_expires"),
-            (lambda store: store.delete("5", "7", "9"), "key"),
-            (lambda store: store.scan("5", limit=10), "key"),
+            ("list_owned", (f"{7:064}", "5", 0.0, 3), "ix_app_sessions_owner"),
+            ("delete_owned", (f"{7:064}", "5", 0.0), "ix_app_sessions_owner"),
+            ("delete_expired", (HOUR + 9.0, 10, HOUR + 9.0), "ix_app_sessions_expires"),
+            ("delete_many", (["5", "7", "9"], 0.0), "key"),
+            ("delete", ("5", 0.0), "key"),
+            ("load", ("5", 0.0), "key"),
+            ("scan", ("5", 10), "key"),
         ],
     )
     async def test_it_goes_along_an_index(
-        self, url: str, call: Callable[[DatabaseStore], Awaitable[object]], index: str
+        self, server: PostgreSQL, name: str, values: tuple[Any, ...], index: str
     ) -> None:
-        said: list[tuple[str, Any]] = []
+        for plan in (
+            await self.explain(server, name, values),
+            self.explain_in_sqlite(name, values),
+        ):
+            used = index if index != "key" else r"app_sessions_pkey|sqlite_autoindex_app_sessions_1"
+            assert re.search(used, plan), plan
+            assert not re.search(r"Seq Scan on|SCAN app_sessions$|TEMP B-TREE", plan), plan
 
-        def listen(_1: Any, _2: Any, statement: str, parameters: Any, *_: Any) -> None:
-            said.append((statement, parameters))
+    async def explain(self, server: PostgreSQL, name: str, values: tuple[Any, ...]) -> str:
+        connection = await asyncpg.connect(server.url)
+        try:
+            if not await connection.fetchval("SELECT count(*) FROM app_sessions"):
+                await connection.copy_records_to_table("app_sessions", records=ROWS)
+                await connection.execute("ANALYZE app_sessions")
+            statement = POSTGRESQL.write(getattr(Statements(), name), "app_sessions")
+            return "\n".join(
+                row[0] for row in await connection.fetch(f"EXPLAIN {statement}", *values)
+            )
+        finally:
+            await connection.close()
 
-        async with opened(url) as store:
-            await store.ping()
-            sa.event.listen(sa.Engine, "before_cursor_execute", listen)
-            try:
-                await call(store)
-            finally:
-                sa.event.remove(sa.Engine, "before_cursor_execute", listen)
-        statement, parameters = said[-1]
-        explain = "EXPLAIN " if url.startswith("postgresql") else "EXPLAIN QUERY PLAN "
-        engine = open_engine(url)
-        rows = await engine.run(
-            lambda connection: connection.exec_driver_sql(explain + statement, parameters).all()
-        )
-        await engine.aclose()
-        plan = "\n".join(str(row[-1]) for row in rows)
-        used = index if index.startswith("ix") else r"sessions_pkey|sqlite_autoindex_sessions_1"
-        assert re.search(used, plan), plan
-        assert not re.search(r"Seq Scan|SCAN sessions$|TEMP B-TREE", plan), plan
+    def explain_in_sqlite(self, name: str, values: tuple[Any, ...]) -> str:
+        with closing(sqlite3.connect(":memory:")) as connection:
+            for definition in SQLITE.write_table("app_sessions"):
+                connection.execute(definition)
+            connection.executemany("INSERT INTO app_sessions VALUES (?, ?, ?, ?, ?, ?)", ROWS)
+            connection.execute("ANALYZE")
+            statement = SQLITE.write(getattr(Statements(), name), "app_sessions")
+            values = tuple(
+                json.dumps(each)
+                if isinstance(each, list)
+                else NOW + each
+                if isinstance(each, float)  # from now on, or since 1970
+                else each
+                for each in values
+            )
+            rows = connection.execute(f"EXPLAIN QUERY PLAN {statement}", values)
+            return "\n".join(row[-1] for row in rows)
 
 
 class TestManyKeys:
     async def test_more_keys_than_one_statement_takes_are_deleted(
-        self, store: DatabaseStore, record: Record
+        self, store: PostgreSQLStore, record: Record
     ) -> None:
         keys = [new_key() for _ in range(1200)]
         await asyncio.gather(*(store.create(key, record) for key in keys))
@@ -227,7 +245,7 @@ class TestManyKeys:
     async def test_two_deadlocks_in_a_row_are_got_over(
         self, server: PostgreSQL, record: Record
     ) -> None:
-        await server.set("deadlock_timeout", "5s")
+        await server.set("deadlock_timeout", "2s")
         first, second = sorted((new_key(), new_key()))  # as an index would find them, too
         async with opened(f"{server.url}?command_timeout=30") as store:
             await store.create(first, record)
@@ -244,42 +262,242 @@ class TestManyKeys:
             assert await deletion == 2
 
 
-class TestMigrations:
-    async def test_they_wait_for_each_other_however_long_it_takes(self, server: PostgreSQL) -> None:
-        other = await asyncpg.connect(server.url)
-        await other.execute("SELECT pg_advisory_lock(7381940265)")
-        migration = asyncio.create_task(migrate(f"{server.url}?command_timeout=0.2"))
-        await until(lambda: are_waiting(server, 1))
-        await asyncio.sleep(0.5)
-        await other.close()
-        await migration
+class TestReady:
+    """What makes ``create`` fail makes ``ping`` fail."""
 
-    @pytest.mark.parametrize("driver", ["sqlite", "postgresql"])
-    async def test_those_of_another_code_are_one_message(
-        self, server: PostgreSQL, tmp_path: Path, driver: str
+    async def test_a_server_that_takes_no_writes_is_not_ready(
+        self, server: PostgreSQL, store: PostgreSQLStore, record: Record
     ) -> None:
-        url = f"sqlite:///{tmp_path}/app.db" if driver == "sqlite" else server.url
-        await migrate(url)
-        await faults.execute(url, "UPDATE alembic_version SET version_num = '9999'")
-        with pytest.raises(StoreUnavailable, match=r"'9999'\. Is the database ahead"):
-            await migrate(url)
-        await faults.execute(url, "UPDATE alembic_version SET version_num = '0001'")
-        await migrate(url)
+        await store.ping()
+        await server.refuse_writes()
+        for call in (store.ping, lambda: store.create(new_key(), record)):
+            with pytest.raises(StoreUnavailable, match="read-only"):
+                await call()
+        await server.accept_writes()
+        await store.ping()
+
+    async def test_a_user_who_may_only_read_is_not_ready(
+        self, server: PostgreSQL, record: Record
+    ) -> None:
+        url = await server.behind_password(PASSWORD)
+        await server.tell("GRANT SELECT ON app_sessions TO visitor")
+        try:
+            async with opened(url) as store:
+                assert await store.load(new_key()) is None
+                for call in (store.ping, lambda: store.create(new_key(), record)):
+                    with pytest.raises(StoreUnavailable, match="permission denied"):
+                        await call()
+        finally:
+            await server.tell("DROP OWNED BY visitor")
+            await server.tell("DROP ROLE visitor")
+
+
+class Pair:
+    """A primary with its standby."""
+
+    def __init__(self, new: servers.PostgreSQLData) -> None:
+        ports = servers.free_port(), servers.free_port()
+        follow = "primary_conninfo=host=127.0.0.1 user=postgres port={}"
+        self.primary = PostgreSQL(new, follow.format(ports[1]), port=ports[0])
+        self._data = dataclasses.replace(new, data=new.data.parent / "standby")
+        self._other = follow.format(ports[0]), ports[1]
+
+    async def start(self) -> None:
+        await self.primary.start()
+        source = f"--dbname={self.primary.url}"
+        command = [self._data.programs / "pg_basebackup", "-D", self._data.data, "-R", source]
+        await asyncio.to_thread(subprocess.run, command, check=True, **self._data.options)
+        settings, port = self._other
+        self.standby = PostgreSQL(self._data, settings, port=port)
+        await self.standby.start()
+
+    async def switch(self) -> None:
+        """Let them change their roles."""
+        self.primary.stop()
+        await self.standby.tell("SELECT pg_promote()")
+        (self.primary.new.data / "standby.signal").touch()
+        self.primary, self.standby = self.standby, self.primary
+        await self.standby.start()
+
+    def stop(self) -> None:
+        self.primary.stop()
+        self.standby.stop()
+
+
+class Address:
+    """Where clients connect to, by TLS or not, whichever server is behind it."""
+
+    def __init__(self, target: PostgreSQL, tls: ssl.SSLContext | None = None) -> None:
+        self._target = target
+        self._tls = tls
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[str]:
+        relay = await asyncio.start_server(self._relay, "127.0.0.1", 0)
+        port = relay.sockets[0].getsockname()[1]
+        yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
+        relay.close()
+        for task in self._tasks:
+            task.cancel()
+
+    def move(self, target: PostgreSQL) -> None:
+        """New connections go there. Those that are open stay where they are."""
+        self._target = target
+
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._tls is not None:
+            await reader.readexactly(8)  # SSLRequest
+            writer.write(b"S")
+            try:
+                await writer.start_tls(self._tls)
+            except (OSError, EOFError):  # the client does not trust it
+                return
+        port = urlsplit(self._target.url).port
+        to_server, from_client = await asyncio.open_connection("127.0.0.1", port)
+        for source, target in ((reader, from_client), (to_server, writer)):
+            task = asyncio.create_task(self._pipe(source, target))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _pipe(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        try:
+            while part := await source.read(65536):
+                target.write(part)
+        except ConnectionError:
+            pass
+        finally:
+            target.close()
+
+
+class TestFailover:
+    @pytest.fixture
+    async def pair(self) -> AsyncIterator[Pair]:
+        with servers.postgresql_data() as new:
+            pair = Pair(new)
+            await pair.start()
+            yield pair
+            pair.stop()
+
+    async def test_writes_go_on_within_seconds_when_an_address_moves_to_another_primary(
+        self, pair: Pair, record: Record
+    ) -> None:
+        address = Address(pair.primary)
+        await create_table(pair.primary.url)
+        async with address.open() as url, opened(url) as store:
+            keys = [new_key() for _ in range(20)]
+            await asyncio.gather(*(store.create(key, record) for key in keys))
+            await pair.switch()
+            await asyncio.gather(*(store.load(key) for key in keys))
+            with pytest.raises(StoreUnavailable, match="read-only"):  # the standby's answer
+                await store.ping()
+            address.move(pair.primary)
+            await self.create_within(SOON, store, record)
+            await store.ping()
+            assert None not in await asyncio.gather(*(store.load(key) for key in keys))
+            assert await pair.standby.has_connections(at_most=0)
+
+    async def test_of_several_hosts_the_one_that_takes_writes_is_found_again(
+        self, pair: Pair, record: Record
+    ) -> None:
+        await create_table(pair.primary.url)
+        ports = [urlsplit(server.url).port for server in (pair.standby, pair.primary)]
+        hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
+        async with opened(f"postgresql://postgres@{hosts}/postgres") as store:
+            await store.create(new_key(), record)
+            await pair.switch()
+            await self.create_within(SOON, store, record)
+
+    async def create_within(self, seconds: float, store: PostgreSQLStore, record: Record) -> None:
+        async with asyncio.timeout(seconds):
+            while True:
+                try:
+                    assert await store.create(new_key(), record)
+                    return
+                except StoreUnavailable:
+                    await asyncio.sleep(0.05)
+
+
+class TestIsolation:
+    @pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+    async def test_a_change_that_came_between_is_got_over(
+        self, server: PostgreSQL, record: Record, level: str
+    ) -> None:
+        key = new_key()
+        await server.set("default_transaction_isolation", level)
+        async with opened(server.url) as store:
+            await store.create(key, replace(record, owner=ADA))
+            change = "UPDATE app_sessions SET expires = expires + 1"
+            async with transaction(server, change):
+                ends = asyncio.create_task(store.delete_owned(ADA))
+                await until(lambda: are_waiting(server, 1))
+            assert await ends == 1
+
+
+AHEAD = """
+import asyncio, sys, time
+real = time.time
+time.time = lambda: real() + float(sys.argv[2])
+
+from serversessions.stores import open_store
+
+async def main():
+    store = open_store(sys.argv[1])
+    assert await store.load("a" * 64) is not None
+    assert await store.delete_expired() == 0
+    print(await store.delete_owned(sys.argv[3]), await store.delete("b" * 64))
+    await store.aclose()
+
+asyncio.run(main())
+"""
+
+
+class TestClocks:
+    """The server's counts."""
+
+    @pytest.mark.parametrize(
+        ("ahead", "warning"), [(1200, "1200 s behind"), (-1200, "1200 s ahead")]
+    )
+    async def test_a_worker_with_a_wrong_clock_sees_what_the_others_see(
+        self, server: PostgreSQL, store: PostgreSQLStore, ahead: int, warning: str
+    ) -> None:
+        now = time.time()
+        await store.create("a" * 64, Record(b"", now, now + 900, owner=ADA))
+        await store.create("b" * 64, Record(b"", now, now + 900))
+        command = [sys.executable, "-c", AHEAD, server.url, str(ahead), ADA]
+        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True)
+        assert done.stdout == "1 1\n", done.stderr
+        assert f"clock is {warning}" in done.stderr
+        assert await store.load("a" * 64) is None
+
+    async def test_what_looks_expired_is_ended_too(
+        self, server: PostgreSQL, record: Record, clock: Clock
+    ) -> None:
+        keys = [new_key() for _ in range(5)]
+        async with opened(server.url, clock=clock) as store:
+            for key in keys:
+                await store.create(key, replace(record, owner=ADA))
+            clock.advance(2 * HOUR)
+            assert await store.delete(keys[0]) == 0
+            assert await store.delete(*keys[1:3]) == 0
+            assert await store.delete(keys[3], owner=ADA) == 0
+            assert await store.delete_owned(ADA) == 0
+        assert await server.tell("SELECT count(*) FROM app_sessions") == 0
 
 
 class TestSweepsAtOnce:
     async def fill(self, server: PostgreSQL, count: int) -> None:
         """Records that have just expired."""
         await server.tell(
-            "INSERT INTO sessions SELECT md5(n::text) || md5((-n)::text), '', 0,"
+            "INSERT INTO app_sessions SELECT md5(n::text) || md5((-n)::text), '', 0,"
             f" {time.time() - 1}, 1, NULL FROM generate_series(1, {count}) AS n"
         )
 
     async def test_they_share_the_work_and_wait_for_nobody(self, server: PostgreSQL) -> None:
         await self.fill(server, 5000)
-        locked = await server.tell("SELECT key FROM sessions LIMIT 1")
+        locked = await server.tell("SELECT key FROM app_sessions LIMIT 1")
 
-        async def sweep(store: DatabaseStore) -> int:
+        async def sweep(store: PostgreSQLStore) -> int:
             swept = 0
             while part := await store.delete_expired(100):
                 swept += part
@@ -293,116 +511,79 @@ class TestSweepsAtOnce:
                 shares = await asyncio.gather(*sweeps)
         assert sum(shares) == 4999
         assert all(shares)
-        assert await server.tell("SELECT key FROM sessions") == locked
+        assert await server.tell("SELECT key FROM app_sessions") == locked
         async with opened(server.url) as store:
             assert await store.delete_expired() == 1
 
     async def test_none_waits_for_one_under_way(
-        self, server: PostgreSQL, store: DatabaseStore
+        self, server: PostgreSQL, store: PostgreSQLStore
     ) -> None:
         await self.fill(server, 10)
-        async with transaction(server, "DELETE FROM sessions"), asyncio.timeout(SOON):
+        async with transaction(server, "DELETE FROM app_sessions"), asyncio.timeout(SOON):
             assert await store.delete_expired() == 0
-        assert await server.tell("SELECT count(*) FROM sessions") == 0
+        assert await server.tell("SELECT count(*) FROM app_sessions") == 0
 
     async def test_what_is_touched_meanwhile_stays(
-        self, server: PostgreSQL, store: DatabaseStore
+        self, server: PostgreSQL, store: PostgreSQLStore
     ) -> None:
         """By a worker whose clock is behind, say."""
         await self.fill(server, 10)
-        later = f"UPDATE sessions SET expires = {time.time() + HOUR}"
+        later = f"UPDATE app_sessions SET expires = {time.time() + HOUR}"
         async with transaction(server, f"{later} WHERE key < '8'") as other:
             async with asyncio.timeout(SOON):
                 await store.delete_expired()
-            touched = await other.fetchval("SELECT count(*) FROM sessions")
+            touched = await other.fetchval("SELECT count(*) FROM app_sessions")
         assert 0 < touched < 10
-        assert await server.tell("SELECT count(*) FROM sessions") == touched
+        assert await server.tell("SELECT count(*) FROM app_sessions") == touched
 
     async def test_one_removes_no_more_than_its_limit(
-        self, server: PostgreSQL, store: DatabaseStore
+        self, server: PostgreSQL, store: PostgreSQLStore
     ) -> None:
         await self.fill(server, 1000)
         for _ in range(2):  # with an idea of how many there are, and without
             assert [await store.delete_expired(7) for _ in range(10)] == [7] * 10
-            await server.tell("ANALYZE sessions")
+            await server.tell("ANALYZE app_sessions")
 
 
-CONFIG = '[database]\nurl = "{}"\n[middlewares.session.store]\ntype = "database"\n'
+class TestURL:
+    """The URLs that hosts hand out are understood."""
 
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the command finds its configuration."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "config").mkdir()
-    return tmp_path
-
-
-def says(url: str, *command: str) -> Result:
-    """What a command says of an environment whose sessions are at this URL."""
-    Path("config/x.toml").write_text(CONFIG.format(url))
-    return CliRunner().invoke(main, command)
-
-
-SCHEMES = "not one of sqlite, sqlite+pysqlite, sqlite+aiosqlite, postgresql, postgresql+asyncpg"
-OPTIONS = "not one of timeout, command_timeout, sslmode, prepared_statement_cache_size"
-MODES = "allowed: disable, allow, prefer, require, verify-ca, verify-full"
-
-
-@pytest.mark.usefixtures("folder")
-class TestWrongURL:
     @pytest.mark.parametrize(
-        ("url", "message"),
+        "form",
         [
-            ("mysql://u:s3cret@h/x", f"'mysql' is {SCHEMES}"),
-            ("mysql+aiomysql://u:s3cret@h/x", f"'mysql+aiomysql' is {SCHEMES}"),
-            ("mariadb://u:s3cret@h/x", f"'mariadb' is {SCHEMES}"),
-            ("postgres://u:s3cret@h/x", f"'postgres' is {SCHEMES}"),
-            ("postgresql+psycopg://u:s3cret@h/x", f"'postgresql+psycopg' is {SCHEMES}"),
-            ("postgresql:u:s3cret@h/x", "allowed: a URL: scheme://host:port/name"),
-            ("postgresql://u:s3cret@h h/x", "allowed: a URL: scheme://host:port/name"),
-            ("postgresql://u:s3/cret@h/x", "in a password, /, ?, # and @ are %2F"),
-            ("postgresql://u:s3cret@h:port/x", "its port is not a number"),
-            ("postgresql://u:s3cret@h:65536/x", "65536 is no port: they go from 1 to 65535"),
-            ("postgresql://u:s3cret@h:0/x", "0 is no port"),
-            ("postgresql://u:s3cret@h..h/x", "its host has a part that is empty"),
-            ("postgresql://u:s3cret@h/x?sslmode=yes", f"sslmode: {MODES}"),
-            ("postgresql://u:s3cret@h/x?ssl=true", f"ssl: {MODES}"),
-            ("postgresql://u:s3cret@h/x?timeout=soon", "timeout: allowed: seconds, such as 2.5"),
-            ("postgresql://u:s3cret@h/x?timeout=0", "timeout: allowed: seconds"),
-            ("postgresql://u:s3cret@h/x?command_timeout=-1", "command_timeout: allowed: seconds"),
-            ("postgresql://u:s3cret@h/x?command_timeout=nan", "command_timeout: allowed: seconds"),
-            ("postgresql://u:s3cret@h/x?timeout=1&timeout=2", "timeout: allowed: seconds, such as"),
-            ("postgresql://u:s3cret@h/x?pool_size=5", f"'pool_size' is {OPTIONS}"),
-            ("postgresql://u:s3cret@h/x?password=s3cret", f"'password' is {OPTIONS}"),
-            (
-                "postgresql://u:s3cret@h/x?prepared_statement_cache_size=100",
-                "prepared_statement_cache_size: allowed: 0",
-            ),
-            ("sqlite:///:memory:", "SQLite needs a file"),
-            ("sqlite:///x.db?timeout=soon", "timeout: allowed: seconds, such as 2.5"),
-            ("sqlite:///x.db?mode=ro", "'mode' is not timeout, the one option of SQLite"),
+            "postgres://postgres@127.0.0.1:{port}/postgres",
+            "postgresql+psycopg://postgres@127.0.0.1:{port}/postgres",
+            "postgresql+asyncpg://postgres:any@127.0.0.1:{port}/postgres",
+            "postgresql://postgres@/postgres?host=127.0.0.1&port={port}",
+            "postgresql://postgres@/postgres?host={folder}&port={port}",
+            "postgresql://postgres@{quoted}:{port}/postgres",
+            "postgresql://postgres@/postgres?host=127.0.0.1:1&host=127.0.0.1:{port}",
+            "postgresql://postgres@127.0.0.1:1,127.0.0.1:{port}/postgres",
+            "postgresql://postgres@/postgres?host=127.0.0.1,127.0.0.1&port=1,{port}",
+            "postgresql://postgres@127.0.0.1:{port}/postgres?target_session_attrs=primary",
+            "postgresql://postgres@127.0.0.1:{port}/postgres?connect_timeout=10&sslmode=prefer",
+            "postgresql://postgres@127.0.0.1:{port}/postgres?channel_binding=prefer",
         ],
     )
-    def test_what_is_malformed_is_refused_at_the_start(self, url: str, message: str) -> None:
-        for status, *command in ((2, "run", "--env", "x"), (1, "config", "check", "x")):
-            done = says(url, *command)
-            assert done.exit_code == status, done.output
-            assert message in done.output
-            assert "database.url" in done.output
-            assert "s3cret" not in done.output
-            assert "Traceback" not in done.output
+    async def test_it_leads_to_the_server(self, server: PostgreSQL, form: str) -> None:
+        folder = server.new.data.parent
+        port = urlsplit(server.url).port
+        url = form.format(port=port, folder=folder, quoted=str(folder).replace("/", "%2F"))
+        async with opened(url) as store:
+            await store.ping()
 
-    def test_a_process_whose_user_has_no_name_must_name_one(
-        self, monkeypatch: pytest.MonkeyPatch
+    async def test_the_name_and_the_options_of_a_session_are_handed_on(
+        self, server: PostgreSQL
     ) -> None:
-        for variable in ("LOGNAME", "USER", "LNAME", "USERNAME", "PGUSER"):
-            monkeypatch.delenv(variable, raising=False)
-        monkeypatch.setattr(os, "getuid", lambda: 23456)
-        done = says("postgresql://localhost/x", "config", "check", "x")
-        assert done.exit_code == 1
-        assert "database.url: found" in done.output
-        assert "user: missing" in done.output
+        await server.tell("CREATE SCHEMA IF NOT EXISTS own")
+        query = "application_name=shop&options=-c%20search_path%3Down"
+        async with opened(f"{server.url}?{query}", table="named_sessions") as store:
+            await store.create_table()
+            await store.ping()
+            names = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'shop'"
+            assert await server.tell(names) == 1
+        found = "SELECT schemaname FROM pg_tables WHERE tablename = 'named_sessions'"
+        assert await server.tell(found) == "own"
 
     @pytest.mark.parametrize(
         ("wrong", "message"),
@@ -414,10 +595,12 @@ class TestWrongURL:
             ({"user": "nobody"}, 'role "nobody" does not exist'),
             ({"query": "?sslmode=require"}, "rejected SSL upgrade"),
             ({"query": "?sslmode=verify-full"}, "root certificate"),
-            ({}, "permission denied for table sessions"),
+            ({"query": "?options=-c%20nothing%3D1"}, "nothing"),
+            ({"query": "?target_session_attrs=read-write"}, "permission denied for table"),
+            ({}, "permission denied for table app_sessions"),
         ],
     )
-    async def test_what_the_server_refuses_is_told_by_config_check(
+    async def test_what_the_server_refuses_is_one_line(
         self, server: PostgreSQL, wrong: dict[str, str], message: str
     ) -> None:
         right = {
@@ -431,12 +614,49 @@ class TestWrongURL:
         url = "postgresql://{user}:{password}@{host}:{port}/{database}{query}"
         await server.behind_password(PASSWORD)
         try:
-            url = url.format_map(right | wrong)
-            done = await asyncio.to_thread(says, url, "config", "check", "x")
+            async with opened(url.format_map(right | wrong)) as store:
+                with pytest.raises(StoreUnavailable, match=re.escape(message)) as raised:
+                    await store.ping()
         finally:
             await server.tell("DROP ROLE visitor")
-        assert done.exit_code == 1
-        assert message in done.output
-        assert "database.url" in done.output
-        assert "s3cret" not in done.output
-        assert "Traceback" not in done.output
+        assert "s3cret" not in str(raised.value)
+        assert "\n" not in str(raised.value)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The one that is shown, for localhost, with its key."""
+    file = tmp_path_factory.mktemp("tls") / "server.pem"
+    command = ("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=x")
+    files = ("-addext", "subjectAltName=DNS:localhost", "-keyout", file, "-out", f"{file}.crt")
+    subprocess.run([*command, *files], check=True, capture_output=True)
+    return file
+
+
+class TestTLS:
+    """The server of the tests' wheel has none: what is before it speaks TLS, as a pooler does."""
+
+    @pytest.mark.parametrize(
+        ("host", "query", "message"),
+        [
+            ("localhost", "sslmode=verify-full&sslrootcert={}", ""),
+            ("127.0.0.1", "sslmode=verify-ca&sslrootcert={}", ""),
+            ("127.0.0.1", "sslmode=require", ""),
+            ("127.0.0.1", "sslmode=verify-full&sslrootcert={}", "not valid for '127.0.0.1'"),
+            ("localhost", "sslmode=verify-full&sslrootcert=system", "self-signed certificate"),
+            ("localhost", "sslrootcert=system", "self-signed certificate"),
+        ],
+    )
+    async def test_the_server_is_trusted_as_far_as_the_url_says(
+        self, server: PostgreSQL, certificate: Path, host: str, query: str, message: str
+    ) -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(f"{certificate}.crt", certificate)
+        async with Address(server, context).open() as url:
+            url = url.replace("127.0.0.1", host)
+            async with opened(f"{url}?{query.format(f'{certificate}.crt')}") as store:
+                if not message:
+                    await store.ping()
+                    return
+                with pytest.raises(StoreUnavailable, match=re.escape(message)):
+                    await store.ping()

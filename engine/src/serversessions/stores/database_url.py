@@ -90,7 +90,7 @@ def _split(url: str, schemes: Sequence[str]) -> tuple[str, str, Options]:
     """The authority, the path and the options of a URL."""
     scheme, separator, rest = url.partition("://")
     if not separator:
-        raise ValueError("not an SQLAlchemy URL: scheme://user:password@host:port/name")
+        raise ValueError("not the URL of a database, such as postgresql://HOST:PORT/NAME")
     if scheme not in schemes:
         allowed = ", ".join(SQLITE_SCHEMES + POSTGRESQL_SCHEMES)
         raise ValueError(f"{scheme!r} is not one of {allowed}")
@@ -115,11 +115,13 @@ def _read_hosts(place: str, options: Options) -> dict[str, Any]:
         if text.startswith("["):  # IPv6
             host, _, own = text[1:].partition("]")
             own = own.removeprefix(":")
-        elif text.lower().startswith(("/", "%2f")):  # the folder of a socket
-            host, own = unquote(text), ""
+        elif text.startswith("/"):  # the folder of a socket
+            host, own = text, ""
         else:
             host, _, own = text.partition(":")
-            _check_name(host, may_be_missing=len(texts) == 1)
+            host = unquote(host)
+            if not host.startswith("/"):
+                _check_name(host, may_be_missing=len(texts) == 1)
         hosts.append(host)
         ports.append(_read_port(own or port))
     return {"host": hosts if hosts != [""] else None, "port": ports if any(ports) else None}
