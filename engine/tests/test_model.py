@@ -33,7 +33,9 @@ from .test_sessions import Site, Visitor
 
 T = TypeVar("T")
 
-IDLE, ABSOLUTE = 60 * 60.0, 100 * 60.0
+IDLES = {None: 60 * 60.0, "20m": 20 * 60.0, "2h": 120 * 60.0, "session": 14 * 86400.0}
+ABSOLUTE = 100 * 60.0
+MARK = 60.0
 INVENTED = [letter * 43 for letter in "AZ_-"]
 OWNERS = ["ada/../ü", ""]
 
@@ -69,16 +71,33 @@ class FrozenClock(Clock):
 class Draft(dict[str, Any]):
     """What a handler sees and intends: ``Session`` without cookies, stores and times."""
 
-    owner: str | None = None
+    _owner: str | None = None
+    expiry: str | None = None
     rotated = False
+    signed_in = False
     flushed = False
+
+    @property
+    def owner(self) -> str | None:
+        return self._owner
+
+    @owner.setter
+    def owner(self, owner: str | None) -> None:
+        if self._owner not in (None, owner):
+            self.flush()
+        if owner is not None:
+            self._owner, self.rotated, self.signed_in = owner, True, True
+
+    def set_expiry(self, expiry: str | None) -> None:
+        self.expiry = expiry
 
     def rotate_id(self) -> None:
         self.rotated = True
 
     def flush(self) -> None:
         super().clear()
-        self.owner, self.flushed = None, True
+        self._owner = self.expiry = None
+        self.flushed, self.rotated, self.signed_in = True, False, False
 
     def clear(self) -> None:
         self.flush()
@@ -90,12 +109,13 @@ class Live:
 
     data: str
     owner: str | None
-    created: float
+    expiry: str | None
+    began: float
     expires: float
 
     def draft(self) -> Draft:
         draft = Draft(json.loads(self.data))
-        draft.owner = self.owner
+        draft._owner, draft.expiry = self.owner, self.expiry
         return draft
 
 
@@ -104,32 +124,62 @@ Intent = Callable[[Any], None]  # done alike to a Session and to a Draft
 
 
 @dataclass(frozen=True)
+class World:
+    """What a store must hold."""
+
+    sessions: Sessions
+    marks: Mapping[str, float]  # until when a rotated id is known as such
+
+    def at(self, now: float) -> World:
+        return World(
+            {key: live for key, live in self.sessions.items() if live.expires > now},
+            {key: until for key, until in self.marks.items() if until > now},
+        )
+
+
+@dataclass(frozen=True)
 class Visit:
-    """One request: the id and the session it found, what it meant, and the id it was given."""
+    """One request: the id and the session it found, what it meant and when, and the id it got."""
 
     brought: str | None
     found: Live | None
+    is_late: bool
     draft: Draft
+    at: float
     given: str | None
 
-    def commit(self, sessions: Sessions, now: float) -> tuple[Sessions, str | None]:
-        """The sessions after this request, and the id that its browser has then."""
-        sessions = {key: live for key, live in sessions.items() if live.expires > now}
+    def commit(self, world: World, now: float) -> tuple[World, str | None]:
+        """The world after this request, and the id that its browser has then."""
+        world = world.at(now)
+        if self.is_late:  # its browser has a new id, or will have it soon
+            return world, self.brought
+        sessions, marks = dict(world.sessions), dict(world.marks)
         if self.found is None or self.draft.flushed:
             if self.found is not None and self.brought is not None:
                 sessions.pop(self.brought, None)
+                marks.pop(self.brought, None)
             if is_empty(self.draft):
-                return sessions, self.brought if self.found is None else None
-            new = Live(canonical(self.draft), self.draft.owner, now, now + IDLE)
-            return sessions | {str(self.given): new}, self.given
+                return World(sessions, marks), self.brought if self.found is None else None
+            began = self.at if self.draft.signed_in else now
+            expires = limit(self.draft.expiry, began, now)
+            data, owner = canonical(self.draft), self.draft.owner
+            sessions[str(self.given)] = Live(data, owner, self.draft.expiry, began, expires)
+            return World(sessions, marks), self.given
         assert self.brought is not None
         if self.brought not in sessions:  # ended or rotated meanwhile: it stays dead
-            return sessions, self.brought
+            return World(sessions, marks), self.brought
         latest = sessions.pop(self.brought)
         merged = merge(self.found.draft(), self.draft, latest.draft())
         new_id = str(self.given) if self.draft.rotated else self.brought
-        kept = Live(canonical(merged), merged.owner, latest.created, renewed(latest, now))
-        return sessions | {new_id: kept}, new_id
+        if self.draft.rotated:
+            marks[self.brought] = now + MARK
+        began = self.at if self.draft.signed_in else latest.began
+        if self.draft.signed_in or merged.expiry != latest.expiry:
+            expires = limit(merged.expiry, began, now)
+        else:
+            expires = renewed(latest, now)
+        sessions[new_id] = Live(canonical(merged), merged.owner, merged.expiry, began, expires)
+        return World(sessions, marks), new_id
 
 
 def merge(base: Draft, mine: Draft, theirs: Draft) -> Draft:
@@ -139,15 +189,21 @@ def merge(base: Draft, mine: Draft, theirs: Draft) -> Draft:
     for key, value in mine.items():
         if key not in base or canonical(base[key]) != canonical(value):
             theirs[key] = value
-    if mine.owner != base.owner:
-        theirs.owner = mine.owner
+    if mine.signed_in:
+        theirs._owner = mine.owner
+    if mine.expiry != base.expiry:
+        theirs.expiry = mine.expiry
     return theirs
+
+
+def limit(expiry: str | None, began: float, now: float) -> float:
+    return min(now + IDLES[expiry], began + ABSOLUTE)
 
 
 def renewed(live: Live, now: float) -> float:
     """A visit renews the idle time, within the absolute limit, unless by less than 1/20."""
-    limit = min(now + IDLE, live.created + ABSOLUTE)
-    return limit if limit - live.expires >= (limit - now) / 20 else live.expires
+    new = limit(live.expiry, live.began, now)
+    return new if new - live.expires >= (new - now) / 20 else live.expires
 
 
 def is_empty(draft: Draft) -> bool:
@@ -160,11 +216,12 @@ def canonical(value: Any) -> str:
 
 
 def as_live(record: Record) -> Live:
-    """What a store holds. It knows an owner by hash, and the data then stands in a list."""
+    """What a store holds. It knows an owner by hash; if there is more than data, it is a list."""
     owner = next((owner for owner in OWNERS if hash_owner(owner) == record.owner), None)
     content = json.loads(record.data)
-    data = content if owner is None else content[0]
-    return Live(canonical(data), owner, record.created, record.expires)
+    data, _, signed_in, _, expiry = content if isinstance(content, list) else [content, *[None] * 4]
+    began = record.created if signed_in is None else signed_in
+    return Live(canonical(data), owner, expiry, began, record.expires)
 
 
 def by_key(sessions: Mapping[str, T]) -> dict[str, T]:
@@ -208,6 +265,10 @@ def own(owner: str | None) -> Intent:
     return lambda session: setattr(session, "owner", owner)
 
 
+def expire(expiry: str | None) -> Intent:
+    return lambda session: session.set_expiry(expiry)
+
+
 def rotate(session: Any) -> None:
     session.rotate_id()
 
@@ -229,7 +290,11 @@ CHANGES = st.one_of(
 )
 ENDS = st.sampled_from([flush, clear])
 # Nothing, a change or two, or also an end, which something may follow.
-INTENTS = st.lists(CHANGES, max_size=2) | st.lists(CHANGES | ENDS, max_size=3)
+RACING = st.lists(CHANGES, max_size=2) | st.lists(CHANGES | ENDS, max_size=3)
+# A request that changes nothing renews a session by the expiry that it found: another one that
+# changes just that meanwhile is no conflict for it.
+EXPIRING = st.lists(st.builds(expire, st.sampled_from(list(IDLES))) | CHANGES, max_size=3)
+INTENTS = RACING | EXPIRING
 BROWSERS = st.integers(0, 2)
 WHICH = st.integers(0, 19)  # of as many as there are: what is drawn must not depend on a race
 MINUTES = st.sampled_from([1, 2, 3, 20, 40, 57, 58, 59, 60])
@@ -252,9 +317,11 @@ class Spied:
         self.keys.add(key)
         return await self._store.create(key, record)
 
-    async def update(self, key: str, record: Record, *, move_to: str | None = None) -> bool:
+    async def update(
+        self, key: str, record: Record, *, move_to: str | None = None, leave: Record | None = None
+    ) -> bool:
         self.keys |= {key, move_to or key}
-        return await self._store.update(key, record, move_to=move_to)
+        return await self._store.update(key, record, move_to=move_to, leave=leave)
 
     async def touch(self, key: str, expires: float) -> bool:
         self.keys.add(key)
@@ -268,13 +335,16 @@ class Sessionland(RuleBasedStateMachine):
         super().__init__()
         self.clock = clock
         self.store: Any = Spied(store)
-        limits = {"expiry": timedelta(seconds=IDLE), "max_lifetime": timedelta(seconds=ABSOLUTE)}
+        limits = {
+            "expiry": timedelta(seconds=IDLES[None]),
+            "max_lifetime": timedelta(seconds=ABSOLUTE),
+        }
         site = Site(self.store, clock, **limits)
         self._open = AsyncExitStack()
         self.browsers = [
             from_thread.run(self._open.enter_async_context, site.visitor()) for _ in range(3)
         ]
-        self.sessions: Sessions = {}
+        self.world = World({}, {})
         self.given: list[str] = []  # every id that a browser was ever given
 
     def teardown(self) -> None:
@@ -330,7 +400,7 @@ class Sessionland(RuleBasedStateMachine):
 
     # Races on one session
 
-    @rule(which=WHICH, slow=INTENTS, fast=INTENTS)
+    @rule(which=WHICH, slow=INTENTS, fast=RACING)
     def a_slow_request_meets_another(
         self, which: int, slow: Sequence[Intent], fast: Sequence[Intent]
     ) -> None:
@@ -362,7 +432,7 @@ class Sessionland(RuleBasedStateMachine):
 
         from_thread.run(self._visit, self._two_browsers_on(which)[0], slow, meanwhile)
 
-    @rule(which=WHICH, left=INTENTS, right=INTENTS)
+    @rule(which=WHICH, left=RACING, right=RACING)
     def two_requests_save_at_once(
         self, which: int, left: Sequence[Intent], right: Sequence[Intent]
     ) -> None:
@@ -377,35 +447,35 @@ class Sessionland(RuleBasedStateMachine):
 
         one, other = from_thread.run(race)
         now, actual = self.clock(), from_thread.run(self._stored)
-        between, one_first = one.commit(self.sessions, now)
+        between, one_first = one.commit(self.world, now)
         one_then_other, other_second = other.commit(between, now)
-        between, other_first = other.commit(self.sessions, now)
+        between, other_first = other.commit(self.world, now)
         other_then_one, one_second = one.commit(between, now)
         allowed = [
             (one_then_other, [one_first, other_second]),
             (other_then_one, [one_second, other_first]),
         ]
         happened = actual, [browser.id for browser in browsers]
-        outcomes = [sessions for sessions, ids in allowed if (by_key(sessions), ids) == happened]
+        outcomes = [world for world, ids in allowed if (by_key(world.sessions), ids) == happened]
         assert outcomes, f"{happened} is none of {allowed}"
-        self.sessions = outcomes[0]
+        self.world = outcomes[0]
 
     # What always holds
 
     @invariant()
     def the_store_holds_the_live_sessions_and_no_other(self) -> None:
-        assert from_thread.run(self._stored) == by_key(self.sessions)
+        assert from_thread.run(self._stored) == by_key(self.world.sessions)
 
     @invariant()
     def no_invented_id_is_ever_given(self) -> None:
-        assert not set(INVENTED) & {*self.given, *self.sessions}
+        assert not set(INVENTED) & {*self.given, *self.world.sessions}
 
     # How it is done
 
     def _two_browsers_on(self, which: int) -> list[Visitor]:
-        if not self.sessions:
+        if not self.world.sessions:
             self.begin()
-        session_id = list(self.sessions)[which % len(self.sessions)]
+        session_id = list(self.world.sessions)[which % len(self.world.sessions)]
         for browser in self.browsers[:2]:
             browser.brings(session_id)
         return self.browsers[:2]
@@ -417,7 +487,7 @@ class Sessionland(RuleBasedStateMachine):
         meanwhile: Callable[[], Awaitable[Any]] | None = None,
     ) -> None:
         visit = await self._send(browser, intents, meanwhile)
-        self.sessions, cookie = visit.commit(self.sessions, self.clock())
+        self.world, cookie = visit.commit(self.world, self.clock())
         assert browser.id == cookie
 
     async def _send(
@@ -428,7 +498,8 @@ class Sessionland(RuleBasedStateMachine):
     ) -> Visit:
         """A request that finds what the model says, does what it intends, and saves at the end."""
         brought = browser.id
-        found = None if brought is None else self.sessions.get(brought)
+        found = None if brought is None else self.world.sessions.get(brought)
+        is_late, at = brought in self.world.marks, self.clock()
         draft = Draft() if found is None else found.draft()
 
         async def act(session: Session) -> None:
@@ -445,26 +516,28 @@ class Sessionland(RuleBasedStateMachine):
         if given is not None:
             assert given not in self.given
             self.given.append(given)
-        return Visit(brought, found, draft, given)
+        return Visit(brought, found, is_late, draft, at, given)
 
     def _advance(self, minutes: int) -> None:
         self.clock.advance(minutes * 60)
-        now = self.clock()
-        self.sessions = {key: live for key, live in self.sessions.items() if live.expires > now}
+        self.world = self.world.at(self.clock())
 
     async def _log_out(self, owner: str) -> None:
-        owned = {key for key, live in self.sessions.items() if live.owner == owner}
+        owned = {key for key, live in self.world.sessions.items() if live.owner == owner}
         listed = await self.store.list_owned(hash_owner(owner))
         assert [key for key, _ in listed] == sorted(by_key({key: key for key in owned}))
         assert await self.store.delete_owned(hash_owner(owner)) == len(owned)
-        self.sessions = {key: live for key, live in self.sessions.items() if key not in owned}
+        sessions = self.world.sessions
+        left = {key: live for key, live in sessions.items() if key not in owned}
+        self.world = World(left, self.world.marks)
 
     async def _stored(self) -> Sessions:
         """What the store holds, by key."""
         found = {key: await self.store.load(key) for key in self.store.keys}
         stored = {key: record for key, record in found.items() if record is not None}
         self.store.keys = set(stored)
-        return {key: as_live(record) for key, record in stored.items()}
+        sessions = {key: record for key, record in stored.items() if record.version > 0}
+        return {key: as_live(record) for key, record in sessions.items()}
 
 
 @pytest.fixture
@@ -474,7 +547,7 @@ def clock() -> Clock:
 
 async def test_sessions_do_what_the_model_says(store: SessionStore, clock: Clock) -> None:
     bounds = settings(
-        max_examples=50,
+        max_examples=20,
         stateful_step_count=25,
         deadline=None,
         derandomize=True,

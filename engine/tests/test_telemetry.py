@@ -125,6 +125,7 @@ async def test_every_method_of_a_store_passes_through(telemetry: Telemetry, cloc
     assert await store.delete_owned("a" * 64, except_key="1" * 64) == 0
     assert await store.delete("1" * 64, owner="b" * 64) == 0
     assert await store.delete_expired(5) == 0
+    assert await store.repair() == 0
     await store.ping()
     await store.aclose()
     operations = {name for name in vars(SessionStore) if not name.startswith("_")} - {"aclose"}

@@ -179,12 +179,12 @@ class SessionManager:
         if session._started is not None:
             raise SessionClosed.without_cookie()
         require_json(session, session._touched or ())
+        session_id, sign_in, expiry = new_id(), session._sign_in, session._expiry
         now = self._clock()
-        expires = self._rules(session._expiry).limit(now, now)
+        expires = self._rules(expiry).limit(now if sign_in is None else sign_in.at, now)
         if expires <= now:
             logger.warning("Saved no session: the date that `expiry` names is over")
             return
-        session_id, sign_in, expiry = new_id(), session._sign_in, session._expiry
         data = encode(pack(session, sign_in, expiry, session_id), self._max_size)
         record = Record(data, now, expires, 1, _hash(sign_in))
         stored = Stored(session_id, hash_id(session_id), record, sign_in, expiry)
