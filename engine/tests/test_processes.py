@@ -17,7 +17,7 @@ import pytest
 from msgspec.structs import replace
 
 from serversessions import Record, Session, SessionStore
-from serversessions.config import ProjectConfig
+from serversessions.location import Location
 from serversessions.migrations import migrate
 from serversessions.stores import open_store
 from serversessions.stores.file import FileStore
@@ -28,7 +28,7 @@ from .test_sessions import Site, puts
 
 P = ParamSpec("P")
 T = TypeVar("T")
-Shared = tuple[str, str, str]
+Shared = tuple[str, str]  # a URL, and the app whose sessions are there
 
 PROCESSES = 3
 everywhere = pytest.mark.parametrize(
@@ -86,16 +86,8 @@ async def meet() -> None:
 
 
 def open_shared(shared: Shared) -> SessionStore:
-    kind, where, prefix = shared
-    if kind == "file":
-        return FileStore(where)
-    if kind == "cache":
-        from serversessions.stores.redis import RedisStore
-
-        return RedisStore(where, prefix=prefix)
-    from serversessions.stores.database import DatabaseStore
-
-    return DatabaseStore(where)
+    url, app = shared
+    return open_store(Location(url, app))
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +100,7 @@ def workers() -> Iterator[Workers]:
 @pytest.fixture
 def shared(place: tuple[str, str], store: SessionStore) -> Shared:
     """What another process needs to open ``store`` too."""
-    return (*place, getattr(store, "_prefix", ""))
+    return place[1], getattr(store, "_prefix", "app")
 
 
 @pytest.fixture
@@ -293,7 +285,7 @@ async def test_concurrent_sweeps_remove_every_expired_record_once_and_no_live_on
     for key in lasting:
         await store.create(key, record)
     swept = await workers.all(sweep_all, shared, lasting)
-    assert sum(swept) == (0 if shared[0] == "cache" else len(expired))
+    assert sum(swept) == (0 if shared[0].startswith("redis") else len(expired))
     assert await store.delete_expired() == 0
     assert None not in [await store.load(key) for key in lasting]
 
@@ -333,8 +325,7 @@ async def test_whoever_signs_in_while_the_user_is_logged_out_everywhere_can_be_s
 
 
 async def test_a_burst_of_calls_to_a_cache_waits_for_its_turn(valkey: str) -> None:
-    toml = f'[middlewares.session.store]\ntype = "cache"\nuri = "{valkey}"'
-    store = open_store(ProjectConfig.from_toml(toml))
+    store = open_store(valkey)
     assert await asyncio.gather(*(store.load(new_key()) for _ in range(400))) == [None] * 400
     await store.aclose()
 
@@ -358,7 +349,7 @@ async def test_a_sweep_spares_what_is_touched_at_that_moment(
     await store.create(key, record)
     clock.advance(2 * HOUR)
     async with connected(place[1]) as toucher, toucher.transaction():
-        touch = "UPDATE sessions SET expires = expires + 86400 WHERE key = $1"
+        touch = "UPDATE app_sessions SET expires = expires + 86400 WHERE key = $1"
         await toucher.execute(touch, key)
         async with asyncio.timeout(4):  # it skips what is locked
             assert await store.delete_expired() == 0
@@ -368,7 +359,7 @@ async def test_a_sweep_spares_what_is_touched_at_that_moment(
 async def migrate_each(number: int, urls: list[str]) -> None:
     for url in urls:
         await meet()
-        await migrate(url)
+        await migrate(url, app="app", migrations=None)
 
 
 async def test_processes_that_migrate_one_sqlite_database_at_once_all_succeed(
@@ -377,7 +368,7 @@ async def test_processes_that_migrate_one_sqlite_database_at_once_all_succeed(
     urls = [f"sqlite:///{tmp_path}/{number}/app.db" for number in range(25)]
     await workers.all(migrate_each, urls)
     for url in urls:
-        store = open_shared(("sqlite", url, ""))
+        store = open_shared((url, "app"))
         await store.ping()
         await store.aclose()
 
@@ -392,7 +383,7 @@ async def test_processes_that_migrate_one_postgresql_database_at_once_all_succee
             await connection.execute(f"CREATE DATABASE {name}")
     await workers.all(migrate_each, urls)
     for url in urls:
-        store = open_shared(("postgresql", url, ""))
+        store = open_shared((url, "app"))
         await store.ping()
         await store.aclose()
     async with connected(postgresql) as connection:
