@@ -67,16 +67,19 @@ class TestRefusals:
         assert f"port {taken_port}: address already in use; stop what listens there" in said
 
     def test_an_address_of_another_machine(self) -> None:
-        said = refused(1, "run", "--host", "192.0.2.1")
-        assert "choose another address with --host" in said
+        write("prod", 'middlewares.session.store = { type = "file", path = "s" }')
+        for host in ("192.0.2.1", "nowhere.invalid"):
+            said = refused(1, "run", "--env", "prod", "--host", host)
+            assert "choose another address with --host or HOST" in said
+        assert "choose another address with" in refused(1, "run", "--host", "nowhere.invalid")
 
     @pytest.mark.parametrize("by", ["option", "variable"])
     def test_several_workers_that_share_memory(
-        self, monkeypatch: pytest.MonkeyPatch, by: str
+        self, monkeypatch: pytest.MonkeyPatch, taken_port: int, by: str
     ) -> None:
         monkeypatch.setenv("WEB_CONCURRENCY", "2" if by == "variable" else "")
         options = ["--workers", "2"] if by == "option" else []
-        said = refused(2, "run", *options)
+        said = refused(2, "run", "--port", str(taken_port), *options)
         assert "2 workers can't share the memory store" in said
         assert "app config set-store dev" in said
 
@@ -84,8 +87,10 @@ class TestRefusals:
         assert "--reload" in refused(2, "run", "--workers", "2", "--reload")
 
     @pytest.mark.parametrize("host", ["0.0.0.0", "::"])
-    def test_debug_pages_beyond_this_machine_unless_asked_for_twice(self, host: str) -> None:
-        said = refused(2, "run", "--host", host, "--port", "0")
+    def test_debug_pages_beyond_this_machine_unless_asked_for_twice(
+        self, taken_port: int, host: str
+    ) -> None:
+        said = refused(2, "run", "--host", host, "--port", str(taken_port))
         assert "config/dev.toml has debug = true" in said
         assert "add --expose-debug" in said
 
@@ -303,7 +308,9 @@ class TestOwnCommands:
     def test_one_gets_both_with_options_of_its_own(self) -> None:
         write("dev", 'middlewares.session.store = { type = "file", path = "s" }')
         assert invoke("report", "--twice").output == "To localhost: 0\n"
-        assert invoke("report", "--help").output.count("--env") == 1
+        said = invoke("report", "--help").output
+        assert said.count("--env NAME") == 1
+        assert "[default: $MY_APP_ENV, else dev]" in " ".join(said.split())
 
     @pytest.mark.parametrize("command", [["greet", "Ada"], ["is-ready"], ["report"]])
     def test_a_wrong_configuration_is_one_message(self, command: list[str]) -> None:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import click
 
 from ..config import MemoryStoreConfig, ProjectConfig
-from ..config.sources import current_environment, environment_file
+from ..config.sources import current_environment, environment_file, environment_variable
 from ..problems import ConfigError, Problem, redact
 from ..store import SessionStore, StoreNotReady, StoreUnavailable
 from ..stores import MissingPackage, describe, open_store
@@ -140,12 +140,16 @@ class Environment:
         return replace(problem, source=self.sources.blame(tuple(problem.key.split("."))))
 
 
-environment_option = click.option(
-    "--env",
-    "environment",
-    metavar="NAME",
-    help="The environment: config/NAME.toml.  [default: the variable <APP>_ENV, else dev]",
-)
+class _EnvironmentOption(click.Option):
+    """``--env``, whose help names the app's variable."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str]:
+        variable = environment_variable(Project.current().name)
+        help_text = f"The environment: config/NAME.toml.  [default: ${variable}, else dev]"
+        return "--env NAME", help_text
+
+
+environment_option = click.option("--env", "environment", cls=_EnvironmentOption)
 
 
 def read_dotenv() -> frozenset[str]:

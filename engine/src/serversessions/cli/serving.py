@@ -115,13 +115,13 @@ def run(
             f" {chosen.name}"
         )
     store = chosen.open_store()
-    _require_free_port(host, port)
     if chosen.config.debug and not expose_debug and not _is_loopback(host):
         raise WrongUsage(
             f"{chosen.path} has debug = true, and its debug pages show code and settings to"
             f" everyone who can reach {host}. Serve another environment with --env, or listen on"
             " 127.0.0.1. If everyone may see them, add --expose-debug"
         )
+    _require_free_port(host, port)
     _prepare_store(store, chosen)
     click.echo(f"Environment: {chosen}")
     os.environ[environment_variable(project.name)] = chosen.name
@@ -214,8 +214,11 @@ def _require_free_port(host: str, port: int) -> None:
 
 
 def _is_loopback(host: str) -> bool:
-    """Whether this machine alone reaches an address."""
-    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    """Whether this machine alone reaches an address, or, as it is unknown, nobody."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return True
     return all(ip_address(str(address[0]).partition("%")[0]).is_loopback for *_, address in found)
 
 
