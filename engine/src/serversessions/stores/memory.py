@@ -17,33 +17,40 @@ from ..store import Record
 logger = logging.getLogger(__name__)
 
 _STEP = 100  # records swept before requests get their turn
+_OVERHEAD = 600  # bytes that a session takes beside its data
 _PART = 50_000  # keys in one set: to grow or to free a larger one takes too long at once
 
 
 class MemoryStore:
-    """A bounded dict. When it is full, the session that began first makes room for a new one.
+    """A dict of at most ``max_bytes``.
+
+    When it is full, the oldest sessions make room for new ones, those without an owner first:
+    nobody signs others out by visiting often. "Oldest" is what was created, moved to a new id or
+    renewed before all others.
 
     Keys are filed by the minute in which they expire, so that neither a request nor a sweep does
     work that grows with the number of sessions.
     """
 
     def __init__(
-        self, *, max_sessions: int = 1_000_000, clock: Callable[[], float] = time.time
+        self, *, max_bytes: int = 256 * 1024**2, clock: Callable[[], float] = time.time
     ) -> None:
-        self._max_sessions = max_sessions
+        self._max_bytes = max_bytes
+        self._bytes = 0
         self._clock = clock
-        self._records: OrderedDict[str, Record] = OrderedDict()
+        # In the order in which they would be dropped.
+        self._anonymous: OrderedDict[str, Record] = OrderedDict()
+        self._signed_in: OrderedDict[str, Record] = OrderedDict()
         self._owned: dict[str, str | set[str]] = {}  # most own one key: a set of its own is big
         self._by_minute: dict[int, list[set[str]]] = {}
         self._minutes: list[int] = []  # the keys of _by_minute, as a heap
         self._warned = False
 
     async def create(self, key: str, record: Record) -> bool:
-        if key in self._records:
+        if self._get(key) is not None:
             return False
-        if len(self._records) >= self._max_sessions:
-            self._drop_oldest()
         self._add(key, record)
+        self._make_room(key)
         return True
 
     async def load(self, key: str) -> Record | None:
@@ -62,13 +69,14 @@ class MemoryStore:
             return False
         if move_to is None:
             self._replace(key, current, record)
-            return True
-        if move_to in self._records:
+        elif self._get(move_to) is not None:
             return False
-        self._remove(key)
-        self._add(move_to, record)
-        if leave is not None:
-            self._add(key, leave)
+        else:
+            self._remove(key)
+            self._add(move_to, record)
+            if leave is not None:
+                self._add(key, leave)
+        self._make_room(move_to or key)
         return True
 
     async def touch(self, key: str, expires: float) -> bool:
@@ -81,7 +89,7 @@ class MemoryStore:
     async def delete(self, *keys: str, owner: str | None = None) -> int:
         live = 0
         for key in keys:
-            record = self._records.get(key)
+            record = self._get(key)
             if record is not None and owner in (None, record.owner):
                 live += record.expires > self._clock()
                 self._remove(key)
@@ -114,12 +122,14 @@ class MemoryStore:
         return await self.delete(*(key for key in self._keys_of(owner) if key != except_key))
 
     async def repair(self) -> int:
+        """Nothing to do: what is in memory is whole."""
         return 0
 
     async def scan(
         self, cursor: str = "", *, limit: int = 1000
     ) -> tuple[list[tuple[str, Record]], str]:
-        return list(self._records.items()), ""  # a process looks at its own memory alone
+        # All at once, since a process looks at its own memory alone.
+        return [*self._anonymous.items(), *self._signed_in.items()], ""
 
     async def ping(self) -> None:
         """Memory is always there."""
@@ -127,8 +137,11 @@ class MemoryStore:
     async def aclose(self) -> None:
         """Nothing is held open."""
 
+    def _get(self, key: str) -> Record | None:
+        return self._anonymous.get(key) or self._signed_in.get(key)
+
     def _find(self, key: str) -> Record | None:
-        record = self._records.get(key)
+        record = self._get(key)
         return record if record is not None and record.expires > self._clock() else None
 
     def _keys_of(self, owner: str) -> set[str]:
@@ -136,8 +149,11 @@ class MemoryStore:
         return {keys} if isinstance(keys, str) else keys.copy()
 
     def _add(self, key: str, record: Record) -> None:
-        self._records[key] = record
-        if record.owner is not None:
+        self._bytes += _OVERHEAD + len(record.data)
+        if record.owner is None:
+            self._anonymous[key] = record
+        else:
+            self._signed_in[key] = record
             keys = self._owned.setdefault(record.owner, key)
             if isinstance(keys, set):
                 keys.add(key)
@@ -153,7 +169,8 @@ class MemoryStore:
         parts[-1].add(key)
 
     def _remove(self, key: str) -> None:
-        record = self._records.pop(key)
+        record = self._anonymous.pop(key, None) or self._signed_in.pop(key)
+        self._bytes -= _OVERHEAD + len(record.data)
         for part in self._by_minute[_minute(record.expires)]:
             part.discard(key)
         if record.owner is not None:
@@ -168,20 +185,33 @@ class MemoryStore:
             _minute(current.expires) == _minute(record.expires)
         )
         if is_same_minute and current.owner == record.owner:
-            self._records[key] = record
+            (self._anonymous if record.owner is None else self._signed_in)[key] = record
+            self._bytes += len(record.data) - len(current.data)
         else:
             self._remove(key)
             self._add(key, record)
 
-    def _drop_oldest(self) -> None:
+    def _make_room(self, key: str) -> None:
+        """Drop the oldest until the rest fits, but not the one that is being written."""
+        for records in (self._anonymous, self._signed_in):
+            while self._bytes > self._max_bytes and records:
+                oldest = next(iter(records))
+                if oldest == key and len(records) == 1:
+                    break
+                if oldest == key:
+                    records.move_to_end(key)
+                    continue
+                self._warn_once()
+                self._remove(oldest)
+
+    def _warn_once(self) -> None:
         if not self._warned:
             self._warned = True
             logger.warning(
-                "The memory store is full (%d sessions): from now on the oldest are dropped. "
-                "A file, database or cache store has no such limit.",
-                self._max_sessions,
+                "The memory store is full (%d MB): from now on the oldest sessions are dropped, "
+                "those without an owner first. A file, database or cache store has no such limit.",
+                self._max_bytes // 1024**2,
             )
-        self._remove(next(iter(self._records)))
 
 
 def _minute(time: float) -> int:
