@@ -124,7 +124,7 @@ class PostgreSQLData:
     """of ``subprocess.Popen``: the folder and the user that the programs run in and as"""
 
     def command(self, port: int, *settings: str) -> list[object]:
-        """How to start a server that nobody else's crash would harm: it never waits for a disk."""
+        """How to start a server on it, for tests alone: it never waits for a disk."""
         sockets = self.options["cwd"]
         listening = (self.programs / "postgres", "-D", self.data, "-p", port, "-k", sockets)
         return [*listening, *(part for each in ("fsync=off", *settings) for part in ("-c", each))]
