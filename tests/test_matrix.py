@@ -41,8 +41,8 @@ ENGINE_FILES = {
 } | {"src/serversessions/README.md", "src/serversessions/LICENSE"}
 OWN_FILES = {
     *(".cookiecutterrc", ".env.example", ".github/dependabot.yml", ".github/workflows/ci.yml"),
-    *(".gitignore", ".pre-commit-config.yaml", "Dockerfile", "Makefile", "README.md"),
-    *("config/environment.toml.jinja", "pyproject.toml"),
+    *(".gitignore", ".pre-commit-config.yaml", "BUILD.md", "Dockerfile", "Makefile"),
+    *("README.md", "config/environment.toml.jinja", "pyproject.toml"),
     *("src/my_app/__init__.py", "src/my_app/__main__.py", "src/my_app/app.py"),
     *("src/my_app/cli.py", "src/my_app/config.py", "src/my_app/pages.py"),
     *("src/my_app/migrations/env.py", "src/my_app/migrations/script.py.mako"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -30,26 +31,29 @@ def config(
 ) -> AppConfig:
     """An environment's configuration in debug, with a store of its kind that is the tests' own."""
     own = {"DEBUG": "true", "ALLOWED_HOSTS": '["*"]'}
-    url = AppConfig.load(request.param).location.url
-    scheme = url.partition(":")[0]
-    match kind_of(url):
+    loaded = AppConfig.load(request.param)
+    scheme = loaded.location.url.partition(":")[0]
+    match kind_of(loaded.location.url):
         case "file":
             own[f"{STORE}PATH"] = str(tmp_path / "sessions")
-        case "database" if scheme.startswith("sqlite"):
-            own["DATABASE__URL"] = f"sqlite:///{tmp_path}/app.db"
-        case "database":
-            own["DATABASE__URL"] = request.getfixturevalue("postgresql")
         case "cache" if scheme.startswith(("redis", "valkey", "unix")):
             own[f"{STORE}TYPE"] = "cache"
             own[f"{STORE}URI"] = request.getfixturevalue(scheme.partition("+")[2] or "valkey")
+    if loaded.database is not None:
+        is_sqlite = loaded.database.url.startswith("sqlite")
+        own["DATABASE__URL"] = (
+            f"sqlite:///{tmp_path}/app.db" if is_sqlite else request.getfixturevalue("postgresql")
+        )
     for key, value in own.items():
         monkeypatch.setenv(f"{AppConfig.app_name.upper()}__{key}", value)
     return AppConfig.load(request.param)
 
 
 @pytest.fixture
-def app(config: AppConfig) -> Starlette:
-    return create_app(config)
+def app(config: AppConfig) -> Iterator[Starlette]:
+    yield create_app(config)
+    if kind_of(config.location.url) == "cache":  # one server for all tests
+        asyncio.run(empty(open_store(config)))
 
 
 @pytest.fixture
@@ -81,10 +85,14 @@ async def store(config: AppConfig, clock: Clock) -> AsyncIterator[SessionStore]:
         await migrate(config.location.url, app=config.app_name, migrations=config.migrations)
     store = open_store(config, clock=clock)
     yield store
-    cursor = ""
-    while True:
+    await empty(store)
+
+
+async def empty(store: SessionStore) -> None:
+    """Remove all sessions, and close the store."""
+    more, cursor = True, ""
+    while more:
         records, cursor = await store.scan(cursor)
         await store.delete(*(key for key, _ in records))
-        if not cursor:
-            break
+        more = cursor != ""
     await store.aclose()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from serversessions.stores import describe
 from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette.testclient import TestClient
@@ -36,6 +37,13 @@ def test_a_name_is_remembered_shown_as_text_and_visits_are_counted(client: TestC
     assert re.search(r"Visit number\W+2", page)
 
 
+def test_static_files_have_neither_a_session_nor_its_cookie(client: TestClient) -> None:
+    client.post("/name", data={"name": "Ada"})
+    style = client.get("/static/style.css")
+    assert style.headers["content-type"].startswith("text/css")
+    assert not style.headers.keys() & {"set-cookie", "vary"}
+
+
 @pytest.mark.parametrize("path", ["/name", "/sign-in"])
 def test_a_form_without_a_name_changes_nothing(client: TestClient, path: str) -> None:
     for data in ({}, {"name": " "}):
@@ -61,12 +69,15 @@ def test_signing_in_as_another_user_leaves_nothing_of_the_first(client: TestClie
     assert "Secret" not in client.post("/sign-in", data={"name": "bob"}).text
 
 
-def test_outside_debug_nobody_signs_in_without_a_password_or_sees_the_store() -> None:
-    with TestClient(create_app(AppConfig()), base_url="https://testserver") as client:
+def test_outside_debug_nobody_signs_in_without_a_password_or_sees_the_store(
+    config: AppConfig,
+) -> None:
+    app = create_app(config.model_copy(update={"debug": False}))
+    with TestClient(app, base_url="https://testserver") as client:
         assert client.post("/sign-in", data={"name": "ada"}).status_code == 404
         page = client.get("/").text
     assert "session.owner = user.id" in page
-    assert "memory" not in page
+    assert describe(config) not in page
 
 
 def test_the_pages_are_not_kept(signed_in: TestClient) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -16,10 +16,14 @@ from starlette.routing import BaseRoute, Route
 from .cookie import SessionCookie, prefixed_name
 from .location import Location
 from .middleware import SessionMiddleware
+from .problems import ConfigError, Problem
 from .store import SessionStore, StoreUnavailable
 from .stores import kind_of, open_store
 from .sweeper import sweep_forever
 from .telemetry import observe
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +37,13 @@ class Config(Protocol):
     def debug(self) -> bool: ...
 
     @property
+    def app_name(self) -> str: ...
+
+    @property
     def migrations(self) -> str | None: ...
+
+    @property
+    def database(self) -> Any: ...
 
     @property
     def location(self) -> Location: ...
@@ -77,6 +87,7 @@ class Sessions:
             self._options = {**self._config.session_options(), **options}
         else:
             self._options = {**options, "name": self._name_cookie(**options)}
+        self._engines: list[AsyncEngine] = []
 
     @property
     def middleware(self) -> Middleware:
@@ -112,12 +123,28 @@ class Sessions:
             Route("/readyz", self._answer_if_ready, name="readyz"),
         ]
 
+    def open_engine(self) -> AsyncEngine:
+        """An SQLAlchemy engine on ``[database]``, for tables of your own; closed with the app.
+
+        Raises:
+            ConfigError: there is no ``[database]``.
+            ModuleNotFoundError: the extra ``database`` is not installed.
+        """
+        url = self._database_url
+        if url is None:
+            text = "missing; an engine for tables of your own needs it"
+            raise ConfigError(Problem("database.url", None, "a URL", text))
+        from .database import open_engine
+
+        self._engines.append(open_engine(url))
+        return self._engines[-1]
+
     @asynccontextmanager
     async def lifespan(self, app: object) -> AsyncIterator[None]:
         """For ``Starlette(lifespan=...)``: prepare a database, sweep, and close the store at last.
 
-        In debug a database is migrated before the app starts. Where there is no configuration, the
-        table of the sessions is created.
+        In debug the ``[database]`` is migrated before the app starts, wherever sessions live. Where
+        there is no configuration, the table of the sessions is created.
         """
         self._warn_of_memory()
         preparing = await self._prepare()
@@ -129,7 +156,15 @@ class Sessions:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*(engine.dispose() for engine in self._engines))
             await self.store.aclose()
+
+    @property
+    def _database_url(self) -> str | None:
+        if self._config is not None:
+            database = self._config.database
+            return None if database is None else str(database.url)
+        return self._location.url if kind_of(self._location.url) == "database" else None
 
     def _warn_of_memory(self) -> None:
         is_memory = self._own_store is not None and kind_of(self._location.url) == "memory"
@@ -141,14 +176,14 @@ class Sessions:
 
     async def _prepare(self) -> asyncio.Task[None] | None:
         """Make a database ready; the task that goes on trying while it is down."""
-        if self._own_store is None or kind_of(self._location.url) != "database":
-            return None
         if self._config is not None:
-            if self._config.debug:
+            if self._config.debug and self._database_url is not None:
                 from .migrations import migrate
 
-                location, migrations = self._location, self._config.migrations
-                await migrate(location.url, app=location.app, migrations=migrations)
+                name, migrations = self._config.app_name, self._config.migrations
+                await migrate(self._database_url, app=name, migrations=migrations)
+            return None
+        if self._own_store is None or kind_of(self._location.url) != "database":
             return None
         if await _create_table(self._own_store):
             return None
