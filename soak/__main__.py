@@ -12,6 +12,7 @@ from pathlib import Path
 from random import Random
 
 from .check import check
+from .commands import Operator
 from .faults import disturb, faults_of_processes, interleave
 from .network import Network
 from .replicated import cluster, sentinel
@@ -76,14 +77,21 @@ def soak(name: str, network: Network, options: argparse.Namespace) -> Outcome:
         clients = Clients(folder / "ledgers", site.port, options.clients, options.seed)
         stack.callback(clients.kill)
         clients.wait_until_busy()
+        operator = Operator(site)
+        operator.start()
         faults = interleave(store.faults, faults_of_processes(site, clients, random))
-        events = disturb(faults, options.seconds, random)
+        try:
+            events = disturb(faults, options.seconds, random)
+        finally:
+            operator.stop()
         clients.stop()
         ended = time.monotonic()
+        site.start_again()  # so that what only the old processes saw counts for nothing
         site.wait_until_ready()
         ledgers = clients.ledgers()
         asyncio.run(check(ledgers, site.port))
-        return Outcome(name, options.clients * VISITORS, began, ended, ledgers, events)
+        typed = operator.typed.total()
+        return Outcome(name, options.clients * VISITORS, began, ended, ledgers, events, typed)
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ class Outcome:
     ended: float
     ledgers: list[Ledger]
     events: list[Event]
+    commands: int = 0  # typed meanwhile
 
     @property
     def is_broken(self) -> bool:
@@ -110,9 +111,9 @@ def _outages(requests: Iterable[tuple[Asked, Answered]]) -> Iterable[float]:
 def table(outcomes: Iterable[Outcome]) -> str:
     """A row for each store, in Markdown."""
     rows = [
-        "| store | seconds | requests | faults | unavailable seconds | acknowledged writes "
-        "| lost | resurrected | torn |",
-        f"|---|{'--:|' * 2}---|{'--:|' * 5}",
+        "| store | seconds | requests | commands | faults | unavailable seconds"
+        " | acknowledged writes | lost | resurrected | torn |",
+        f"|---|{'--:|' * 3}---|{'--:|' * 5}",
     ]
     for outcome in outcomes:
         kinds = Counter(event.kind for event in outcome.events)
@@ -121,7 +122,8 @@ def table(outcomes: Iterable[Outcome]) -> str:
         found = " | ".join(str(outcome.count(kind)) for kind in get_args(Kind))
         rows.append(
             f"| {outcome.store} | {outcome.ended - outcome.began:.0f} | {len(outcome.requests)} "
-            f"| {faults} | {unavailable:.1f} | {outcome.acknowledged} | {found} |"
+            f"| {outcome.commands} | {faults} | {unavailable:.1f} | {outcome.acknowledged} "
+            f"| {found} |"
         )
     return "\n".join(rows)
 

@@ -37,8 +37,19 @@ class Site:
         (self._project / "config" / "soak.toml").write_text(toml)
         if "[database]" in toml:
             subprocess.run(self._command("migrate"), check=True, **self._options())
-        options = ["--port", str(self.port), "--workers", str(workers)]
-        self._process = subprocess.Popen(self._command("run", *options), **self._options())
+        self._process = self._start()
+
+    def start_again(self) -> None:
+        """Kill every process of it at once, and start others: they know what the store has kept."""
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self._process = self._start()
+
+    def type(self, *command: str) -> tuple[int, str]:
+        """The exit status and the output of one of the project's own commands."""
+        options = {**self._options(), "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        done = subprocess.run(self._command(*command), text=True, check=False, **options)
+        return done.returncode, done.stdout
 
     def wait_until_ready(self) -> None:
         """Until every worker runs and the store answers.
@@ -75,6 +86,10 @@ class Site:
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._output.close()
 
+    def _start(self) -> subprocess.Popen[bytes]:
+        options = ("--port", str(self.port), "--workers", str(self._number))
+        return subprocess.Popen(self._command("run", *options), **self._options())
+
     def _is_healthy(self) -> bool:
         with (
             suppress(OSError),
@@ -85,9 +100,10 @@ class Site:
         return False
 
     def _command(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", PACKAGE, *arguments, "--env", "soak"]
+        return [sys.executable, "-m", PACKAGE, *arguments]
 
     def _options(self) -> dict[str, Any]:
-        environment = os.environ | {"PYTHONPATH": str(self._project / "src")}
+        chosen = {f"{PACKAGE.upper()}_ENV": "soak"}
+        environment = os.environ | chosen | {"PYTHONPATH": str(self._project / "src")}
         output = {"stdout": self._output, "stderr": self._output}
         return {"cwd": self._project, "env": environment, "start_new_session": True, **output}

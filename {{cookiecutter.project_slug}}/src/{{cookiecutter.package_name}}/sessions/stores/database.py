@@ -6,8 +6,10 @@ Each method is one statement and needs no transaction, so connections are in aut
 from __future__ import annotations
 
 import asyncio
+import errno
 import getpass
 import os
+import secrets
 import socket
 import sqlite3
 import time
@@ -36,6 +38,9 @@ SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"
 NO_TABLE = "42P01"
 DEADLOCK = "40P01"
 POOLED = ("26000", "42P05")  # a prepared statement is not there, or another's is
+
+# What a file system without hard links says, FAT for one, which has no permissions either.
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 KEYS = 500  # in one statement: some builds of SQLite take no more than 999 values
 
@@ -323,9 +328,29 @@ class SQLite:
             self._idle.pop().close()
 
     def _make_private(self, *_: Any) -> None:
-        """Before SQLite creates the file. What it creates beside it takes over its permissions."""
-        Path(self._path).parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
+        """Before SQLite creates the file. What it creates beside it takes over its permissions.
+
+        Never open a database's file beside SQLite: to close any descriptor of it drops every lock
+        that this process holds on it (https://sqlite.org/howtocorrupt.html, section 2.2). So an
+        empty file is made under another name, closed, and then given this one.
+        """
+        if os.path.exists(self._path):
+            return
+        path = Path(self._path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+        try:
+            os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+            os.link(temporary, path)
+        except FileExistsError:  # another process was faster
+            pass
+        except OSError as error:
+            if error.errno not in NO_LINKS:  # there, SQLite creates the file
+                error.filename, error.filename2 = self._path, None
+                raise
+        finally:
+            with suppress(OSError):
+                temporary.unlink()
 
     def _prepare(self, connection: Any, entry: Any) -> None:
         """Let readers go on while another connection writes."""
