@@ -148,8 +148,7 @@ def started(
 
 def asked_alone(client: httpx2.Client, app: int) -> Iterator[httpx2.Client]:
     """The same visitor before each of the app's workers, while the others are stopped."""
-    children = Path(f"/proc/{app}/task/{app}/children").read_text().split()
-    workers = [int(pid) for pid in children if b"spawn_main" in _command_of(pid)]
+    workers = workers_of(app)
     assert len(workers) > 1
     for one in workers:
         others = [pid for pid in workers if pid != one]
@@ -180,8 +179,17 @@ def _state_of(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
+def workers_of(app: int) -> list[int]:
+    """The processes of an app that answer requests."""
+    children = Path(f"/proc/{app}/task/{app}/children").read_text().split()
+    return [int(pid) for pid in children if b"spawn_main" in _command_of(pid)]
+
+
 def _command_of(pid: str) -> bytes:
-    return Path(f"/proc/{pid}/cmdline").read_bytes()
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:  # it has just ended
+        return b""
 
 
 def run(folder: Path, *command: str, status: int = 0, **variables: str) -> str:
