@@ -65,13 +65,14 @@ class Folder:
         Raises:
             StoreUnavailable: it has gone since it was seen, or somebody else can write to it.
         """
+        was_there = self._was_there  # before the look: another thread may make it meanwhile
         has_folder = os.path.exists(self.path)
         if has_folder:
             self._refuse_what_others_can_write()
             self.owner = disk.owner_of_new_files(self.path)
         if not self.is_there():
             self.is_ready = False
-            if self._was_there:  # a store that has gone away is not an empty one
+            if was_there:  # a store that has gone away is not an empty one
                 raise StoreUnavailable(
                     f"file store: {self.path} has gone. If a volume is mounted there, mount it"
                     " again; if the folder was removed on purpose, restart the application"
