@@ -211,12 +211,13 @@ class TestRun:
             assert get(f"http://127.0.0.1:{port}/healthz") == b'{"status":"ok"}'
         assert process.returncode == 0
 
-    def test_a_host_and_a_port_may_come_from_variables(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_host_may_come_from_a_variable(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HOST", "nowhere.invalid")
+        assert "can't listen on nowhere.invalid port 8000" in refused(1, "run")
+
+    def test_a_port_may_come_from_a_variable(self) -> None:
         port = free_port()
-        Path(".env").write_text(f"PORT={port}\n")
-        monkeypatch.setenv("HOST", "localhost")
+        Path(".env").write_text(f"PORT={port}\nHOST=\n")
         with running(self._command(), port, signal.SIGTERM):
             assert get(f"http://127.0.0.1:{port}/healthz") == b'{"status":"ok"}'
 
