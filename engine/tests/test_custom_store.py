@@ -66,7 +66,7 @@ class ExampleStore:
             SET key = ?, data = ?, created = ?, expires = ?, version = ?, owner = ?
             WHERE key = ? AND version = ? AND expires > ? RETURNING key"""
         loaded = (key, record.version - 1, self._clock())
-        steps = [(sql, (move_to or key, *_columns(record), *loaded))]
+        steps: Steps = [(sql, (move_to or key, *_columns(record), *loaded))]
         if leave is not None:
             # What a rotated id leaves for a minute: a record as any other.
             insert = "INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?) RETURNING key"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from math import isfinite
 from typing import Any
 
@@ -110,11 +110,10 @@ def encode(packed: dict[str, Any] | Packed, max_size: int) -> bytes:
     Raises:
         SessionDataError: JSON can't carry the data, or it is too large. It names the key at fault.
     """
-    session = packed.data if isinstance(packed, Packed) else packed
     try:
         data = dump(packed)
     except (TypeError, ValueError, RecursionError):
-        for key, value in dict.items(session):
+        for key, value in _items(packed):
             try:
                 dump({key: value})
             except (TypeError, ValueError, RecursionError) as error:
@@ -123,7 +122,7 @@ def encode(packed: dict[str, Any] | Packed, max_size: int) -> bytes:
                 ) from error
         raise
     if len(data) > max_size:
-        largest = max(dict.items(session), key=lambda item: len(dump(item[1])))[0]
+        largest = max(_items(packed), key=lambda item: len(dump(item[1])))[0]
         raise SessionDataError(
             f"the session has {len(data)} bytes, more than `max_size` ({max_size}); "
             f"the largest part is session[{largest!r}]"
@@ -131,15 +130,19 @@ def encode(packed: dict[str, Any] | Packed, max_size: int) -> bytes:
     return data
 
 
-def require_json(data: Mapping[str, Any], keys: Iterable[str]) -> None:
+def _items(packed: dict[str, Any] | Packed) -> Iterable[tuple[str, Any]]:
+    return dict.items(packed.data if isinstance(packed, Packed) else packed)
+
+
+def require_json(data: dict[str, Any], keys: Iterable[str]) -> None:
     """Refuse what would not come back as it was put: the encoder takes more than JSON has.
 
     Raises:
         SessionDataError: one of these keys has such a value. It names the key.
     """
     for key in keys:
-        fault = find_fault(data.get(key))
-        if not isinstance(key, str) and key in data:
+        fault = find_fault(dict.get(data, key))
+        if not isinstance(key, str) and dict.__contains__(data, key):
             fault = _NO_TEXT
         if fault:
             raise SessionDataError(f"session[{key!r}] can't be saved as JSON: {fault}")

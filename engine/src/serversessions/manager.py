@@ -271,7 +271,8 @@ class SessionManager:
         return self._expiry if expiry is None else with_own(self._expiry, expiry)
 
     def _renewed(self, stored: Stored, now: float) -> float:
-        return self._rules(stored.expiry).renewed(stored.began, stored.record.expires, now)
+        rules = self._expiry if stored.expiry is None else self._rules(stored.expiry)
+        return rules.renewed(stored.began, stored.record.expires, now)
 
     def _has_saved(self, session: SessionState, stored: Stored) -> None:
         """Note what the store now holds, and whether the browser must hear of it."""

@@ -136,7 +136,7 @@ class SessionMiddleware:
             return
         headers = list(message.get("headers", ()))  # of a response that may be sent to others too
         vary_by_cookie(headers)  # what renews a cookie, too, is this visitor's alone
-        if cookie := self._write_cookie(session):
+        if session._cookie is not None and (cookie := self._write_cookie(session)):
             keep_private(headers)
             headers.append((b"set-cookie", cookie.encode("latin-1")))
         message["headers"] = headers

@@ -83,7 +83,12 @@ def check_owner(user_id: object) -> UserId:
     if isinstance(user_id, bool) or not isinstance(user_id, (str, int, UUID)):
         raise TypeError(f"session.owner is a str, an int, a UUID or None, not {user_id!r}")
     text = _text_of(user_id)
-    if len(text) > MAX_OWNER or any("\ud800" <= character <= "\udfff" for character in text):
+    try:
+        text.encode()
+        is_unicode = True
+    except UnicodeEncodeError:  # half of a surrogate pair stands alone
+        is_unicode = False
+    if len(text) > MAX_OWNER or not is_unicode:
         raise ValueError(f"session.owner has up to {MAX_OWNER} characters of Unicode")
     if isinstance(user_id, UUID):
         return user_id
@@ -92,7 +97,7 @@ def check_owner(user_id: object) -> UserId:
 
 def seal_owner(user_id: UserId, session_id: str) -> str:
     """A user's id, so that only the session's own id, which no store has, opens it again."""
-    tag = next(tag for tag, kind in _TYPES.items() if isinstance(user_id, kind))
+    tag = "s" if isinstance(user_id, str) else "i" if isinstance(user_id, int) else "u"
     return _mask(f"{tag}{user_id}".encode(), session_id, hash_owner(user_id)).hex()
 
 

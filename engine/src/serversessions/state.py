@@ -126,8 +126,9 @@ class SessionState(TrackedDict):
     def _take_intents(self) -> Intents:
         """What is to be saved now; what another task asks for meanwhile is saved the next time."""
         intents = Intents(self.modified, self._rotates, self._ended)
-        self.modified = self._rotates = False
-        self._ended = None
+        self.modified = False
+        if intents.rotates or intents.ended is not None:
+            self._rotates, self._ended = False, None
         return intents
 
     def _put_back(self, intents: Intents) -> None:

@@ -50,7 +50,8 @@ class MemoryStore:
         if self._get(key) is not None:
             return False
         self._add(key, record)
-        self._make_room(key)
+        if self._bytes > self._max_bytes:
+            self._make_room(key)
         return True
 
     async def load(self, key: str) -> Record | None:
@@ -76,7 +77,8 @@ class MemoryStore:
             self._add(move_to, record)
             if leave is not None:
                 self._add(key, leave)
-        self._make_room(move_to or key)
+        if self._bytes > self._max_bytes:
+            self._make_room(move_to or key)
         return True
 
     async def touch(self, key: str, expires: float) -> bool:
@@ -141,7 +143,7 @@ class MemoryStore:
         return self._anonymous.get(key) or self._signed_in.get(key)
 
     def _find(self, key: str) -> Record | None:
-        record = self._get(key)
+        record = self._anonymous.get(key) or self._signed_in.get(key)
         return record if record is not None and record.expires > self._clock() else None
 
     def _keys_of(self, owner: str) -> set[str]:
