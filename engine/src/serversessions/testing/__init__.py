@@ -5,7 +5,8 @@
 
 import pytest
 
-pytest.register_assert_rewrite(f"{__name__}.contract")  # so that a failure shows both sides
+# So that a failure shows both sides.
+pytest.register_assert_rewrite(f"{__name__}.contract", f"{__name__}.owner_contract")
 
 from .clock import Clock  # noqa: E402
 from .contract import StoreContract  # noqa: E402
