@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
@@ -174,6 +175,8 @@ class TestConfiguration:
         def __init__(self, location: Location, *, debug: bool = False) -> None:
             self.location = location
             self.debug = debug
+            self.app_name = "shop"
+            self.database = SimpleNamespace(url=location.url) if "://" in location.url else None
             self.migrations: str | None = None
 
         def session_options(self) -> dict[str, Any]:

@@ -29,8 +29,23 @@ _STARTS = {"http.response.start", "websocket.accept", "websocket.http.response.s
 class SessionMiddleware:
     """Puts a server-side ``Session`` into ``scope["session"]``, in place of Starlette's own.
 
-    The options are the keys of ``[middlewares.session]``; see the README. ``store`` is any
-    ``SessionStore``, and ``clock`` gives Unix time in seconds.
+    It serves a whole app, a ``Mount`` or a single ``Route``. Where it is not, there is no session
+    and no cost. ``Sessions.middleware`` has its options from the configuration.
+
+    ``store``: any ``SessionStore``.
+    ``name``, ``path``, ``domain``, ``secure``, ``http_only``, ``same_site``, ``partitioned``: the
+    cookie and its attributes (RFC 6265bis). ``same_site="strict"`` hides it from links on other
+    sites, too.
+    ``expiry``: "session" (until the browser closes; the server forgets after two weeks), a time of
+    inactivity, or a date with an offset (ASVS 5, 7.3.1). ``Session.set_expiry`` wins over it.
+    ``max_lifetime``: the absolute limit, from the sign-in or, without one, from the beginning
+    (ASVS 5, 7.3.2).
+    ``always_save``: renew the session with each request, not only when a twentieth of its time has
+    passed.
+    ``max_size``: of one session's data, in bytes of JSON.
+    ``keep_user_agent``: note which browser a user signs in with, for ``Session.list_owned``.
+    ``exclude``: path prefixes that never load a session, such as "/static".
+    ``clock``: gives Unix time in seconds.
     """
 
     def __init__(

@@ -38,8 +38,9 @@ class Record(Struct, frozen=True, gc=False):  # a million of them are no work fo
     """One session as a store keeps it.
 
     ``data`` is opaque to the store. Times are Unix times in seconds. ``version`` is 1 at creation
-    and grows by one with each update. ``owner`` is the SHA-256 of the id of the user whom the
-    session belongs to, if any, as 64 hexadecimal digits: see ``owners.hash_owner``.
+    and grows by one with each update; the mark that a rotated id leaves has 0. ``owner`` is the
+    SHA-256 of the id of the user who is signed in, if any, as 64 hexadecimal digits: see
+    ``hash_owner``.
     """
 
     data: bytes
@@ -92,10 +93,10 @@ class SessionStore(Protocol):
     """Where sessions live. Implement these methods and pass ``testing.StoreContract``.
 
     A ``key`` is the SHA-256 of a session's id, as 64 hexadecimal digits: no store ever sees an id,
-    so that a stolen dump opens no session (OWASP session management cheat sheet); an ``owner`` is
-    that of a user's. An expired record does not exist for any of these but ``scan``, whether it was
-    swept or not. What happens to one record is atomic towards all else, from any task, thread,
-    process or machine that shares the store.
+    so that a stolen dump opens no session (OWASP session management cheat sheet). An ``owner`` is
+    the SHA-256 of a user's id. A record that has expired, swept or not, can't be loaded, changed or
+    listed. What happens to one record is atomic towards all else, from any task, thread, process or
+    machine that shares the store.
 
     Every method raises ``StoreUnavailable`` when the store can't do its work, and has then changed
     nothing or, where the answer was lost on its way, all of it.
@@ -126,12 +127,16 @@ class SessionStore(Protocol):
         """Move the expiry of a live record, and nothing else. False if there is none."""
 
     async def delete(self, *keys: str, owner: str | None = None) -> int:
-        """Remove records, with ``owner`` only those that are theirs; how many it were."""
+        """Remove records, with ``owner`` only those that are theirs.
+
+        Whether they look expired is no question, since clocks differ. Returns the number of live
+        ones that were removed; so does ``delete_owned``.
+        """
 
     async def delete_expired(self, limit: int = 1000) -> int:
-        """Sweep at most ``limit`` expired records; how many it were. Fewer: the rest can wait.
+        """Sweep at most ``limit`` expired records.
 
-        A store may leave what expired within the last minute to its next sweep.
+        Returns the number removed; if it is smaller than ``limit``, the rest can wait. A store may leave what expired within the last minute to its next sweep.
         """
 
     async def list_owned(
@@ -143,7 +148,7 @@ class SessionStore(Protocol):
         """
 
     async def delete_owned(self, owner: str, *, except_key: str | None = None) -> int:
-        """Remove every record of an owner, but that of ``except_key``; how many it were."""
+        """Remove every record of an owner, but that of ``except_key``."""
 
     async def repair(self) -> int:
         """Rebuild from the records what finds those of an owner, as after a restored backup.
@@ -156,11 +161,12 @@ class SessionStore(Protocol):
     ) -> tuple[list[tuple[str, Record]], str]:
         """About ``limit`` of all records with their keys, and the cursor that goes on; "" at last.
 
-        What is there all the while is seen at least once, and what has expired may be.
+        What is there all the while is seen at least once. What has expired may be seen, too, and so
+        may the marks of rotated ids, which have version 0.
         """
 
     async def ping(self) -> None:
-        """Return if the store is ready to serve."""
+        """Return if the store is ready: if a session could be created now."""
 
     async def aclose(self) -> None:
         """Release connections, threads and files. The store is not used afterwards."""
