@@ -136,7 +136,8 @@ class SessionStore(Protocol):
     async def delete_expired(self, limit: int = 1000) -> int:
         """Sweep at most ``limit`` expired records.
 
-        Returns the number removed; if it is smaller than ``limit``, the rest can wait. A store may leave what expired within the last minute to its next sweep.
+        Returns the number removed; if it is smaller than ``limit``, the rest can wait. A store may
+        leave what expired within the last minute to its next sweep.
         """
 
     async def list_owned(
