@@ -383,6 +383,14 @@ def test_the_sessions_of_a_user_are_ended(
     assert sessions.left() == others
 
 
+@on_files
+def test_revoke_finds_a_users_sessions_that_the_index_has_lost(sessions: Sessions) -> None:
+    sessions.add("ada", count=3)
+    for mark in Path(sessions.location.url.removeprefix("file:"), "owners").glob("*/*/*"):
+        mark.unlink()
+    assert read("revoke", "--owner", "ada", "--yes") == [{"environment": "dev", "revoked": 3}]
+
+
 @on_each_store
 def test_sessions_that_began_long_ago_are_ended(sessions: Sessions) -> None:
     young = {sessions.add(), sessions.add("ada", age=30 * DAY - HOUR)}

@@ -139,8 +139,10 @@ def revoke(
 
     async def revoke_all(store: SessionStore, progress: Progress) -> None:
         if owner is not None:
+            await store.repair()  # a restore or an eviction may have taken sessions off the index
             while page := await store.list_owned(owner, limit=batches.BATCH):
                 await progress.finish(store.delete(*dict(page), owner=owner))
+            await progress.finish(store.delete_owned(owner))  # what does not look live, too
             return
         now = time.time()
         end = inf if older_than is None else now - older_than
