@@ -81,10 +81,13 @@ class Sessions:
         self.ask(create)
         return hash_id(session_id)
 
-    def add_mark(self) -> None:
-        """What a rotated id leaves for a minute."""
-        mark = Record(b"", time.time(), time.time() + 60, 0)
-        assert self.ask(lambda store: store.create(hash_id(new_id()), mark))
+    @contextmanager
+    def mark(self) -> Iterator[None]:
+        """For as long as this lasts, there is what a rotated id leaves for a minute."""
+        key, mark = hash_id(new_id()), Record(b"", time.time(), time.time() + 60, 0)
+        assert self.ask(lambda store: store.create(key, mark))
+        yield
+        self.ask(lambda store: store.delete(key))
 
     def left(self) -> set[str]:
         """Of all that are there, expired ones too."""
@@ -307,10 +310,10 @@ def test_a_session_with_an_expiry_of_its_own_was_last_seen_that_long_before_it_e
 @on_each_store
 def test_the_mark_of_a_rotated_id_is_no_session(sessions: Sessions) -> None:
     live = sessions.add()
-    sessions.add_mark()
-    assert read("stats")[0]["live"] == 1
-    assert [each["key"] for each in read("list")] == [live]
-    assert read("revoke", "--all", "--yes") == [{"environment": "dev", "revoked": 1}]
+    with sessions.mark():
+        assert read("stats")[0]["live"] == 1
+        assert [each["key"] for each in read("list")] == [live]
+        assert read("revoke", "--all", "--yes") == [{"environment": "dev", "revoked": 1}]
 
 
 @on_each_store
@@ -386,7 +389,10 @@ def test_the_sessions_of_a_user_are_ended(
 @on_files
 def test_revoke_finds_a_users_sessions_that_the_index_has_lost(sessions: Sessions) -> None:
     sessions.add("ada", count=3)
-    for mark in Path(sessions.location.url.removeprefix("file:"), "owners").glob("*/*/*"):
+    said("revoke", "--owner", "bob", "--yes")  # so that the index was whole once
+    marks = list(Path(sessions.location.url.removeprefix("file:"), "owners").glob("*/*/*"))
+    assert len(marks) == 3
+    for mark in marks:
         mark.unlink()
     assert read("revoke", "--owner", "ada", "--yes") == [{"environment": "dev", "revoked": 3}]
 
