@@ -331,9 +331,10 @@ class Spied:
 class Sessionland(RuleBasedStateMachine):
     """Three browsers, an attacker, and the passing of time, on one store."""
 
-    def __init__(self, store: SessionStore, clock: Clock) -> None:
+    def __init__(self, store: SessionStore, clock: Clock, *, beside: int) -> None:
         super().__init__()
         self.clock = clock
+        self.beside = beside  # seconds past the minute
         self.store: Any = Spied(store)
         limits = {
             "expiry": timedelta(seconds=IDLES[None]),
@@ -519,7 +520,7 @@ class Sessionland(RuleBasedStateMachine):
         return Visit(brought, found, is_late, draft, at, given)
 
     def _advance(self, minutes: int) -> None:
-        self.clock.advance(minutes * 60)
+        self.clock.advance(minutes * 60 + self.beside)
         self.world = self.world.at(self.clock())
 
     async def _log_out(self, owner: str) -> None:
@@ -545,7 +546,12 @@ def clock() -> Clock:
     return FrozenClock()
 
 
-async def test_sessions_do_what_the_model_says(store: SessionStore, clock: Clock) -> None:
+async def test_sessions_do_what_the_model_says(
+    place: tuple[str, str], store: SessionStore, clock: Clock
+) -> None:
+    # Just when a session ends, a cache server, which has a clock of its own, may be late by as much
+    # as a message takes.
+    beside = 1 if place[0] == "cache" else 0
     bounds = settings(
         max_examples=20,
         stateful_step_count=25,
@@ -557,6 +563,6 @@ async def test_sessions_do_what_the_model_says(store: SessionStore, clock: Clock
 
     class OnThisStore(Sessionland):
         def __init__(self) -> None:
-            super().__init__(store, clock)
+            super().__init__(store, clock, beside=beside)
 
     await to_thread.run_sync(partial(run_state_machine_as_test, OnThisStore, settings=bounds))
