@@ -17,7 +17,7 @@ class Location:
     ``key`` is the key of the configuration that gave the URL, for messages.
     """
 
-    url: str
+    url: str = field(repr=False)  # it may hold a password
     app: str = "app"
     options: Mapping[str, Any] = field(default_factory=dict)
     key: str = ""
