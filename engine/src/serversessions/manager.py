@@ -73,7 +73,7 @@ class SessionManager:
             if record is not None and record.version == 0:
                 lost = ROTATED
             elif record is not None and (found := self._open(session_id, key, record)):
-                return *found, None
+                return found
         if lost is None:
             log_event("session.refused")
         return {}, None, lost
@@ -162,9 +162,7 @@ class SessionManager:
             user_agent=packed.user_agent,
         )
 
-    def _open(
-        self, session_id: str, key: str, record: Record
-    ) -> tuple[dict[str, Any], Stored] | None:
+    def _open(self, session_id: str, key: str, record: Record) -> Loaded | None:
         """The session that a record holds, unless it is over or damaged."""
         try:
             data, sign_in, expiry = unpack(record, session_id)
@@ -173,7 +171,7 @@ class SessionManager:
             logger.warning("Ignored a session whose data is damaged: %s", error)
             return None
         stored = Stored(session_id, key, record, sign_in, expiry)
-        return None if rules.is_over(stored.began, self._clock()) else (data, stored)
+        return None if rules.is_over(stored.began, self._clock()) else (data, stored, None)
 
     async def _create(self, session: SessionState) -> None:
         if session._started is not None:
@@ -287,14 +285,15 @@ class SessionManager:
 
     def _rebase(self, session: SessionState, before: Stored, latest: Record | None) -> None:
         """Put the top-level changes of this request on top of what another has saved meanwhile."""
-        found = None
+        found = stored = None
         if latest is not None and latest.version > 0:
             found = self._open(before.id, before.key, latest)
-        if found is None:
+        if found is not None:
+            data, stored, _ = found
+        if stored is None:
             self._log_loss(session, ENDED)
             session._lose(ENDED)
             return
-        data, stored = found
         session._rebase(stored, merge(session, data))
 
     def _log_loss(self, session: SessionState, why: str) -> None:
