@@ -88,9 +88,10 @@ def test_a_form_of_another_site_is_refused_and_a_link_is_not(client: TestClient)
 
 def test_a_socket_of_another_site_is_refused(client: TestClient) -> None:
     client.post("/page")
-    with client.websocket_connect("/socket", headers={"origin": HTTPS}) as own:
+    socket = "wss://testserver/socket"
+    with client.websocket_connect(socket, headers={"origin": HTTPS}) as own:
         assert own.receive_text() == "Ada"
-    other = client.websocket_connect("/socket", headers={"origin": "https://elsewhere.test"})
+    other = client.websocket_connect(socket, headers={"origin": "https://elsewhere.test"})
     with pytest.raises(WebSocketDisconnect), other:
         pass
 

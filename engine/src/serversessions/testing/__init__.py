@@ -10,5 +10,6 @@ pytest.register_assert_rewrite(f"{__name__}.contract", f"{__name__}.owner_contra
 
 from .clock import Clock  # noqa: E402
 from .contract import StoreContract  # noqa: E402
+from .records import empty  # noqa: E402
 
-__all__ = ["Clock", "StoreContract"]
+__all__ = ["Clock", "StoreContract", "empty"]

@@ -22,3 +22,12 @@ async def scan_all(store: SessionStore, limit: int = 1000) -> list[tuple[str, Re
         page, cursor = await store.scan(cursor, limit=limit)
         found += page
     return found
+
+
+async def empty(store: SessionStore) -> None:
+    """Remove all sessions of a store, and close it."""
+    try:
+        for key, _ in await scan_all(store):
+            await store.delete(key)
+    finally:
+        await store.aclose()
