@@ -21,9 +21,10 @@ from playwright.sync_api import (
     expect,
 )
 from pytest_cookies.plugin import Cookies
+from serversessions.testing import servers
 
 from .browser import NoChromiumError, open_chromium
-from .conftest import KINDS, do_without, servers, serving
+from .conftest import KINDS, do_without, serving
 
 HOSTILE_TEXTS = [
     "<script>document.title = 'owned'</script>",

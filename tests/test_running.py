@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from serversessions.testing import servers
 from websockets.sync.client import connect
 
 from .conftest import (
@@ -25,7 +26,6 @@ from .conftest import (
     asked_alone,
     dockerfile,
     run,
-    servers,
     serving,
     started,
 )

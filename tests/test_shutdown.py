@@ -16,8 +16,9 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from serversessions.testing import servers
 
-from .conftest import PYTHON, SHARED, Bake, servers, serving
+from .conftest import PYTHON, SHARED, Bake, serving
 
 Ledger = dict[str, str]  # the names that were answered for, by the cookie of their session
 

@@ -346,18 +346,20 @@ class TestBackups:
         self, store: SQLiteStore, path: Path, command: str
     ) -> None:
         acknowledged: list[str] = []
+        more = asyncio.Semaphore(0)
 
         async def write_on() -> None:
             while True:
                 now, key = time.time(), new_key()
                 assert await store.create(key, Record(b"{}", now, now + HOUR))
                 acknowledged.append(key)
+                more.release()
 
         async with asyncio.TaskGroup() as tasks:
             writers = [tasks.create_task(write_on()) for _ in range(4)]
             for number in range(3):
-                while len(acknowledged) < 50 * (number + 1):
-                    await asyncio.sleep(0.01)
+                for _ in range(50):
+                    await more.acquire()
                 before, copy = set(acknowledged), f"{path}.{number}"
                 await asyncio.to_thread(in_another_process, COPY[command], path, copy)
                 with closing(sqlite3.connect(copy)) as connection:
