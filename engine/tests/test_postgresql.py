@@ -96,9 +96,24 @@ class TestPool:
         self, server: PostgreSQL
     ) -> None:
         async with opened(server.url, pool_size=3) as store:
-            await asyncio.gather(*(store.load(new_key()) for _ in range(50)))
+            await asyncio.gather(*(store.touch(new_key(), 0) for _ in range(50)))
             assert await server.has_connections(at_most=3)
             assert not await server.has_connections(at_most=2)
+
+    async def test_loads_at_once_share_a_connection(self, server: PostgreSQL) -> None:
+        async with opened(server.url) as store:
+            await asyncio.gather(*(store.load(new_key()) for _ in range(50)))
+            assert await server.has_connections(at_most=1)
+
+    async def test_an_error_reaches_all_loads_that_share_a_statement(
+        self, server: PostgreSQL
+    ) -> None:
+        server.stop()
+        async with opened(server.url) as store:
+            loads = (store.load(new_key()) for _ in range(200))
+            errors = await asyncio.gather(*loads, return_exceptions=True)
+        assert {type(error) for error in errors} == {StoreUnavailable}
+        await server.start()
 
     async def test_who_waits_longer_than_pool_timeout_hears_why(
         self, server: PostgreSQL, record: Record
@@ -116,21 +131,21 @@ class TestPool:
             assert await store.load(key) == record
 
     async def test_nobody_overtakes_who_waits_for_a_connection(self, server: PostgreSQL) -> None:
-        loads = 0
+        touches = 0
         async with opened(server.url, pool_size=1) as store:
 
-            async def load_on() -> None:
-                nonlocal loads
+            async def touch_on() -> None:
+                nonlocal touches
                 while True:
-                    await store.load(new_key())
-                    loads += 1
+                    await store.touch(new_key(), 0)
+                    touches += 1
 
-            crowd = [asyncio.create_task(load_on()) for _ in range(3)]
+            crowd = [asyncio.create_task(touch_on()) for _ in range(3)]
             await asyncio.sleep(0.1)
             for _ in range(5):
-                before = loads
-                await store.load(new_key())
-                assert loads - before <= len(crowd) + 1
+                before = touches
+                await store.touch(new_key(), 0)
+                assert touches - before <= len(crowd) + 1
             for task in crowd:
                 task.cancel()
             await asyncio.wait(crowd)
@@ -185,6 +200,7 @@ class TestIndexes:
             ("delete_owned", (f"{7:064}", "5", 0.0), "ix_app_sessions_owner"),
             ("delete_expired", (HOUR + 9.0, 10, HOUR + 9.0), "ix_app_sessions_expires"),
             ("delete_many", (["5", "7", "9"], 0.0), "key"),
+            ("load_many", (["5", "7", "9"], 0.0), "key"),
             ("delete", ("5", 0.0), "key"),
             ("load", ("5", 0.0), "key"),
             ("scan", ("5", 10), "key"),
@@ -388,7 +404,7 @@ class TestFailover:
             keys = [new_key() for _ in range(20)]
             await asyncio.gather(*(store.create(key, record) for key in keys))
             await pair.switch()
-            await asyncio.gather(*(store.load(key) for key in keys))
+            await asyncio.gather(*(store.list_owned(key) for key in keys))
             with pytest.raises(StoreUnavailable, match="read-only"):  # the standby's answer
                 await store.ping()
             address.move(pair.primary)

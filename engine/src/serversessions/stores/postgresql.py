@@ -9,13 +9,12 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
-from weakref import WeakValueDictionary
 
 import asyncpg
 
 from ..store import StoreNotReady, StoreUnavailable
 from .database_url import TIMEOUT, read_postgresql_url
-from .pool import POOLED, Pool, TryAgain, Work, acquire, state_of
+from .pool import POOLED, Pool, TryAgain, Turns, Work, state_of
 from .sql import POSTGRESQL, KeyTaken, SQLStore
 
 logger = logging.getLogger(__name__)
@@ -27,6 +26,7 @@ ERRORS = (
     OSError,  # TimeoutError and those of TLS are, too
 )
 
+_STILL_CHANGING = "an earlier change of the same session has not ended"
 _SKEW = 10.0  # seconds by which clocks may differ before the log says so
 _NO_TABLE = "42P01"
 
@@ -56,7 +56,7 @@ class PostgreSQLStore(SQLStore):
         self._patience = pool_timeout.total_seconds()
         self._clock = clock
         self._pool = Pool(self._connect, pool_size, self._patience)
-        self._changing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._changing: dict[str, Turns] = {}
         self._has_compared = False
 
     async def create_table(self) -> None:
@@ -100,14 +100,18 @@ class PostgreSQLStore(SQLStore):
 
     async def _run_in_turn(self, subject: str, work: Work, *args: object) -> Any:
         """One change of a record at a time: while its row is locked, it holds one connection."""
-        lock = self._changing.get(subject)
-        if lock is None:
-            lock = self._changing[subject] = asyncio.Lock()
-        await acquire(lock, self._patience, "an earlier change of the same session has not ended")
+        turns = self._changing.get(subject)
+        if turns is None:
+            turns = self._changing[subject] = Turns(1, self._patience, _STILL_CHANGING)
         try:
-            return await self._run(work, *args)
+            await turns.take()
+            try:
+                return await self._run(work, *args)
+            finally:
+                turns.end()
         finally:
-            lock.release()
+            if turns.are_free:
+                self._changing.pop(subject, None)
 
     async def _run(self, work: Work, *args: object) -> Any:
         """Run a statement, and again if it failed because of a lost connection or of others."""

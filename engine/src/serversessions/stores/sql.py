@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ..store import Record
+from .loads import SharedLoads
 
 _LONGEST = 52  # characters of a table's name: an index's adds 11, and PostgreSQL cuts it after 63
 
@@ -26,7 +27,8 @@ class Statements(NamedTuple):
     create: str = (
         "INSERT INTO {table} ({record}, key) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
     )
-    load: str = "SELECT {record} FROM {table} WHERE key = ? AND expires > {now}"
+    load: str = "SELECT key, {record} FROM {table} WHERE key = ? AND expires > {now}"
+    load_many: str = "SELECT key, {record} FROM {table} WHERE key {in_list} AND expires > {now}"
     update: str = "UPDATE {table} SET {values} WHERE key = ? AND version = ? AND expires > {now}"
     move: str = (
         "UPDATE {table} SET {values}, key = ? WHERE key = ? AND version = ? AND expires > {now}"
@@ -139,13 +141,13 @@ class SQLStore(ABC):
     def __init__(self, table: str, dialect: Dialect) -> None:
         self._table = dialect.write_table(table)
         self._sql = Statements(*(dialect.write(text, table) for text in Statements()))
+        self._loads = SharedLoads(self._load_many)
 
     async def create(self, key: str, record: Record) -> bool:
         return await self._change(key, self._sql.create, *_values(record), key) == 1
 
     async def load(self, key: str) -> Record | None:
-        rows = await self._query(self._sql.load, key, self._now())
-        return Record(*rows[0]) if rows else None
+        return await self._loads.load(key)
 
     async def update(
         self,
@@ -207,6 +209,13 @@ class SQLStore(ABC):
     async def _move_and_leave(self, key: str, values: tuple[object, ...]) -> int:
         """Put a record in the place of one that moves; 1 if it was there to be moved."""
         return await self._change(key, self._sql.move_and_leave, *values)
+
+    async def _load_many(self, keys: Sequence[str]) -> dict[str, Record]:
+        if len(keys) == 1:
+            rows = await self._query(self._sql.load, keys[0], self._now())
+        else:
+            rows = await self._query(self._sql.load_many, self._list(keys), self._now())
+        return {key: Record(*record) for key, *record in rows}
 
     async def _remove(self, subject: str, statement: str, *values: object) -> int:
         """Remove records; the number of those that were live."""
