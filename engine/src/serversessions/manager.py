@@ -78,6 +78,20 @@ class SessionManager:
             log_event("session.refused")
         return {}, None, lost
 
+    async def is_live(self, session: SessionState) -> bool:
+        """Whether a session that was loaded has not been ended or rotated since, nor expired.
+
+        Raises:
+            StoreUnavailable: the store can't tell.
+        """
+        stored = session._stored
+        if stored is None:  # the request has ended it itself
+            return True
+        record = await self._store.load(stored.key)
+        if record is None or record.version == 0:
+            return False
+        return self._open(stored.id, stored.key, record) is not None
+
     def is_saved(self, session: SessionState) -> bool:
         """Whether ``save`` has nothing to do, as after most requests."""
         if session.modified or session._touched:

@@ -17,6 +17,7 @@ from .events import log_event
 from .expiry import Expiry
 from .manager import NOTHING, SessionManager
 from .session import Session
+from .sockets import Watch
 from .state import FAILED, SessionClosed
 from .store import SessionError, SessionStore, StoreUnavailable
 from .unusable import UnusableSession
@@ -45,6 +46,8 @@ class SessionMiddleware:
     ``max_size``: of one session's data, in bytes of JSON.
     ``keep_user_agent``: note which browser a user signs in with, for ``Session.list_owned``.
     ``exclude``: path prefixes that never load a session, such as "/static".
+    ``recheck``: how often an open WebSocket looks whether its session has ended, by one load. It is
+    closed then. None: never.
     ``clock``: gives Unix time in seconds.
     """
 
@@ -66,6 +69,7 @@ class SessionMiddleware:
         max_size: int = 65536,
         keep_user_agent: bool = True,
         exclude: Sequence[str] = (),
+        recheck: timedelta | None = timedelta(seconds=30),
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._app = app
@@ -77,6 +81,7 @@ class SessionMiddleware:
             clock=clock,
         )
         self._keep_user_agent = keep_user_agent
+        self._recheck = recheck
         self._exclude = tuple(f"{prefix.rstrip('/')}/" for prefix in exclude)
         self._excluded = UnusableSession(
             SessionError("this path has no session: `exclude` names it")
@@ -104,10 +109,17 @@ class SessionMiddleware:
         except StoreUnavailable as error:
             session = UnusableSession(error.with_traceback(None))
         scope["session"] = session
+        watch = None
+        if scope["type"] == "websocket" and session._stored is not None and self._recheck:
+            seconds = self._recheck.total_seconds()
+            watch = Watch(lambda: self._sessions.is_live(session), seconds, send)
+            send = watch.send
 
         # No coroutine of its own: only a save has to wait for something.
         def send_with_session(message: Message) -> Awaitable[None]:
             if session._started is None and message["type"] in _STARTS:
+                if watch is not None and message["type"] == "websocket.accept":
+                    watch.start()
                 if session.accessed or session._stored is not None:
                     return self._start(session, message, send)
                 session._start(message["type"])
@@ -122,6 +134,9 @@ class SessionMiddleware:
             log_event("session.store_unavailable", level=logging.ERROR, reason=reason)
             await _answer_unavailable(scope, receive, send)
             return
+        finally:
+            if watch is not None:
+                watch.stop()
         if session.accessed and (unsaved := self._sessions.find_unsaved(session)):
             if session._is_closed:
                 raise SessionClosed.by(unsaved)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
+from ..cookie import prefixed_name
 from ..location import Location
 from ..problems import Problem, show
 from .mistakes import explain
@@ -22,6 +24,7 @@ from .values import (
     Expiry,
     Hosts,
     PathPrefixes,
+    Recheck,
     Text,
     Url,
     to_plain,
@@ -108,6 +111,8 @@ class SessionConfig(Table):
     """note which browser a user signs in with, to show it to that user"""
     exclude: PathPrefixes = ()
     """path prefixes without a session: ["/static"]"""
+    recheck: Recheck = timedelta(seconds=30)
+    """how often an open WebSocket looks whether its session has ended; never: not at all"""
     store: StoreConfig = MemoryStoreConfig()
 
     @model_validator(mode="after")
@@ -241,11 +246,14 @@ class ProjectConfig(Table):
         session = self.middlewares.session
         options = {key: getattr(session, key) for key in type(session).model_fields}
         del options["store"]
-        name = session.name or self.app_name
-        is_prefixed = name.lower().startswith(("__host-", "__secure-"))
-        if session.secure and session._is_for_one_host and not is_prefixed:
-            name = f"__Host-{name}"
-        return options | {"name": name}
+        options["name"] = prefixed_name(
+            session.name or self.app_name,
+            secure=session.secure,
+            path=session.path,
+            domain=session.domain,
+        )
+        options["recheck"] = None if session.recheck == "never" else session.recheck
+        return options
 
     @classmethod
     def load(cls, environment: str | None = None) -> Self:

@@ -54,10 +54,22 @@ def _each_matching(pattern: str, rule: str) -> BeforeValidator:
     return BeforeValidator(check)
 
 
+def _parse_recheck(value: object) -> object:
+    try:
+        return value if value == "never" else parse_duration(value)
+    except ValueError as rule:
+        raise ValueError(f'"never", or {rule}') from None
+
+
 Duration = Annotated[timedelta, BeforeValidator(parse_duration), PlainSerializer(format_duration)]
 Expiry = Annotated[
     Literal["session"] | timedelta | datetime,
     BeforeValidator(parse_expiry),
+    PlainSerializer(lambda v: format_duration(v) if isinstance(v, timedelta) else v),
+]
+Recheck = Annotated[
+    Literal["never"] | timedelta,
+    BeforeValidator(_parse_recheck),
     PlainSerializer(lambda v: format_duration(v) if isinstance(v, timedelta) else v),
 ]
 Text = Annotated[
