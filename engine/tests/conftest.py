@@ -17,6 +17,9 @@ from serversessions.testing import Clock, servers
 
 pytest_plugins = ["serversessions.testing.fixtures", "tests.faults"]
 
+# For processes that a test starts: the library in place, as pytest's own `pythonpath` has it.
+os.environ["PYTHONPATH"] = str(Path(__file__).parent.parent / "src")
+
 KINDS = ["memory", "file", "sqlite", "postgresql", "cache"]
 
 
