@@ -191,7 +191,7 @@ class MemcachedStore:
                 return old
 
     async def _write(self, name: str, value: bytes, expires: float, cas: int | None = None) -> bool:
-        """Store a value: a new one or, with ``cas``, one that nobody has changed since."""
+        """Store a value: a new one or, with ``cas``, one that is unchanged since."""
         # More than 30 days is a Unix time to Memcached. It counts seconds, and may be one ahead.
         until = min(math.ceil(expires) + 1, LAST_TIME)
         verb, token = ("add", "") if cas is None else ("cas", f" {cas}")

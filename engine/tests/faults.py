@@ -250,7 +250,7 @@ class PostgreSQL(Server):
         await self.set("synchronous_standby_names", "")
 
     async def _end_held_commits(self) -> int:
-        """Cut the connections of those that are done, and not acknowledged; of how many."""
+        """Cut the connections of those that are done but not acknowledged; the number cut."""
         held = f"{self._OTHERS} AND wait_event = 'SyncRep'"
         count: int = await self.tell(f"SELECT count(pg_terminate_backend(pid)) {held}")
         return count

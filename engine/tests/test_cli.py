@@ -254,7 +254,6 @@ class TestRun:
         assert (event is not None) == is_seen
 
     def test_it_starts_again_when_toml_or_a_template_changes(self, project: Path) -> None:
-        pytest.importorskip("watchfiles")
         package = project / "watched"
         package.mkdir()
         (package / "__init__.py").write_text("from tests.sample.app import create_app\n")

@@ -10,9 +10,6 @@ from typing import Annotated, Any
 from uuid import UUID
 
 import pytest
-
-pytest.importorskip("fastapi")
-
 from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException, WebSocket
 from fastapi.middleware import Middleware
 from fastapi.testclient import TestClient

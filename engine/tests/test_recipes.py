@@ -10,7 +10,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +85,6 @@ class TestPassword:
 class TestSQLAdmin:
     @pytest.fixture
     def client(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
-        pytest.importorskip("sqladmin")
         monkeypatch.chdir(tmp_path)
         recipe = run_examples("recipes.md", monkeypatch, heading="SQLAdmin")
         with TestClient(
@@ -174,7 +172,6 @@ sentry_sdk.flush()
 """
 
 
-@pytest.mark.skipif(find_spec("sentry_sdk") is None, reason="sentry_sdk is not installed")
 class TestSentry:
     def test_the_recipe_sends_no_id(self) -> None:
         session_id, sent = self.fail(read_examples("recipes.md", heading="Sentry"))

@@ -56,7 +56,7 @@ def change(
     work: Callable[[SessionStore, Progress], Coroutine[Any, Any, None]],
     verb: str,
 ) -> int:
-    """The number of sessions that ``work`` changed; an error says how many it were until then."""
+    """The number of sessions that ``work`` changed. An error tells the number until then."""
     progress = Progress(verb)
 
     async def work_on(store: SessionStore) -> None:

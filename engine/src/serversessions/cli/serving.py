@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 import sys
-from contextlib import suppress
 from importlib.util import find_spec
 from ipaddress import ip_address
 from typing import Any
@@ -241,9 +240,7 @@ def _reload_options(app: str) -> dict[str, Any]:
     package = find_spec(app.partition(":")[0].partition(".")[0])
     folders = list(package.submodule_search_locations or []) if package else []
     options: dict[str, Any] = {"reload": True, "reload_dirs": [*folders, str(FOLDER)]}
-    with suppress(ModuleNotFoundError):
-        import watchfiles  # noqa: F401
-
+    if find_spec("watchfiles") is not None:
         return options | {"reload_includes": RELOADED}
     click.echo(
         "--reload sees changes of Python files alone. To have it see TOML and templates, too,"

@@ -175,7 +175,7 @@ async def _close(connection: Any) -> None:
     try:
         async with asyncio.timeout(_CLOSING):
             await connection.close()
-    except Exception:
+    except Exception:  # whatever it says: it is not used any more
         connection.terminate()
 
 
