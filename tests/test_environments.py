@@ -287,12 +287,13 @@ MOUNTS = {
     "Read-only file system": """
         mount --bind config config && mount -o remount,ro,bind config && "$@" """,
     "No space left on device": """
-        cp config/dev.toml ~ && mount -t tmpfs -o size=64k none config && cp ~/dev.toml config
+        cp config/* ~ && mount -t tmpfs -o size=64k none config
+        cp ~/dev.toml ~/environment.toml.jinja config
         head -c 128k /dev/zero > config/fill 2> /dev/null
         "$@"
         status=$?
         cmp ~/dev.toml config/dev.toml
-        test "$(echo $(ls -A config))" = "dev.toml fill" || ls -A config
+        test "$(echo $(ls -A config))" = "dev.toml environment.toml.jinja fill" || ls -A config
         exit $status""",
 }
 
@@ -301,7 +302,7 @@ class TestFaults:
     def refused(self, project: Path, *through: str) -> list[str]:
         """What is said by commands that can't write, and have changed nothing."""
         before = state(project)
-        options = ("--store", "file", "--yes")
+        options = ("--store", "memory", "--yes")
         said = [
             run(project, *through, *CONFIG, *command, *options, status=1)
             for command in (("new", "prod"), ("set-store", "dev"))
@@ -336,7 +337,7 @@ class TestFaults:
         ]
 
     def test_a_move_that_is_killed_leaves_the_old_file_or_the_new(self, bake: Bake) -> None:
-        project = bake()
+        project = bake(session_store="memory")
         old = (project / "config" / "dev.toml").read_text()
         file, memory = [["set-store", "dev", "--store", s, "--yes"] for s in ("file", "memory")]
         new, back = configure(project, file, memory)
@@ -373,7 +374,7 @@ print(json.dumps(list(seen)))
         assert "1 checked: no errors" in run(project, *CONFIG, "check")
         run(project, "git", "init", "--quiet")
         status = run(project, "git", "status", "--porcelain", "--untracked-files=all", "config")
-        assert status == "?? config/dev.toml\n"
+        assert status == "?? config/dev.toml\n?? config/environment.toml.jinja\n"
 
     def test_of_several_at_once_one_writes(self, bake: Bake) -> None:
         project = bake()
@@ -399,4 +400,5 @@ for turn in range(5):
 """
         run(project, PYTHON, "-c", script)
         names = {path.name for path in (project / "config").iterdir()}
-        assert names == {"dev.toml", *(f"e{turn}.toml" for turn in range(5))}
+        born = {"dev.toml", "environment.toml.jinja"}
+        assert names == born | {f"e{turn}.toml" for turn in range(5)}
