@@ -309,4 +309,4 @@ def test_a_new_machine_needs_only_the_two_commands(bake: Bake, tmp_path: Path) -
     store = "MY_APP__MIDDLEWARES__SESSION__STORE__"
     cache = {f"{store}TYPE": "cache", f"{store}URI": "redis://localhost"}
     refused = run(project, ".venv/bin/my-app", "run", status=2, **cache)
-    assert "Run: pip install --editable '.[cache]'" in refused
+    assert "Run: .venv/bin/pip install --editable '.[cache]'" in refused

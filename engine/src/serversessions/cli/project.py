@@ -195,12 +195,14 @@ def uses_uv() -> bool:
 
 def install_command(extra: str, group: str = "") -> str:
     """What to run for a store's packages, and for the server that its tests need."""
+    beside = Path(command_name()).with_name("pip")  # of an environment that is not activated
+    pip = str(beside) if beside.parent.name == "bin" and beside.exists() else "pip"
     if not _declares(extra):  # not a generated project
-        return f"{'uv add' if uses_uv() else 'pip install'} 'serversessions[{extra}]'"
+        return f"{'uv add' if uses_uv() else f'{pip} install'} 'serversessions[{extra}]'"
     rest = f" --group {group}" if group else ""
     if uses_uv():
         return f"uv sync --inexact --extra {extra}{rest}"
-    return f"pip install --editable '.[{extra}]'{rest}"
+    return f"{pip} install --editable '.[{extra}]'{rest}"
 
 
 def _declares(extra: str) -> bool:
