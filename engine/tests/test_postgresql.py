@@ -322,7 +322,7 @@ class Pair:
         await self.primary.start()
         source = f"--dbname={self.primary.url}"
         command = [self._data.programs / "pg_basebackup", "-D", self._data.data, "-R", source]
-        await asyncio.to_thread(subprocess.run, command, check=True, **self._data.options)
+        await asyncio.to_thread(lambda: subprocess.run(command, check=True, **self._data.options))
         settings, port = self._other
         self.standby = PostgreSQL(self._data, settings, port=port)
         await self.standby.start()
