@@ -321,7 +321,8 @@ class Pair:
     async def start(self) -> None:
         await self.primary.start()
         source = f"--dbname={self.primary.url}"
-        command = [self._data.programs / "pg_basebackup", "-D", self._data.data, "-R", source]
+        program = str(self._data.programs / "pg_basebackup")
+        command = [program, "-D", str(self._data.data), "-R", source]
         await asyncio.to_thread(lambda: subprocess.run(command, check=True, **self._data.options))
         settings, port = self._other
         self.standby = PostgreSQL(self._data, settings, port=port)
@@ -647,6 +648,46 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     files = ("-addext", "subjectAltName=DNS:localhost", "-keyout", file, "-out", f"{file}.crt")
     subprocess.run([*command, *files], check=True, capture_output=True)
     return file
+
+
+FORK = """
+import asyncio, multiprocessing, sys, time
+from serversessions import Record
+from serversessions.stores import open_store
+
+store = open_store(sys.argv[1])
+
+async def create_and_load():
+    key = f"{time.time_ns():064}"
+    await store.create(key, Record(b"", time.time(), time.time() + 60))
+    found = await asyncio.gather(*(store.load(key) for _ in range(5)))
+    assert None not in found
+
+def run_child():
+    asyncio.events._set_running_loop(None)  # it was forked while one ran
+    asyncio.run(create_and_load())
+
+async def main():
+    await create_and_load()
+    for _ in range(2):
+        child = multiprocessing.get_context("fork").Process(target=run_child)
+        child.start()
+        child.join()
+        assert child.exitcode == 0
+        await create_and_load()
+    await store.aclose()
+
+asyncio.run(main())
+asyncio.run(create_and_load())  # another event loop, as each request of a test client has
+"""
+
+
+async def test_a_forked_process_and_another_loop_have_connections_of_their_own(
+    server: PostgreSQL,
+) -> None:
+    command = [sys.executable, "-c", FORK, server.url]
+    await asyncio.to_thread(subprocess.run, command, check=True, timeout=30)
+    assert await server.tell("SELECT count(*) FROM app_sessions") == 6
 
 
 class TestTLS:
