@@ -40,7 +40,7 @@ async def test_one_that_leaves_takes_nothing_from_the_others(
             await asyncio.sleep(0)
         for task in list(loads.values())[leaving]:
             task.cancel()
-        await asyncio.wait(loads.values())
+        await asyncio.wait(loads.values(), timeout=10)
         for key, task in loads.items():
             assert task.cancelled() or task.result() == records[key]
         assert any(not task.cancelled() for task in loads.values()) or leaving == slice(1, None)

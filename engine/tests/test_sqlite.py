@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -39,7 +39,7 @@ sys.stdin.read()
 
 
 OPEN = """
-import asyncio, sys, time
+import asyncio, select, sys, time
 from serversessions import Record
 from serversessions.migrations import migrate
 from serversessions.stores import open_store
@@ -52,13 +52,44 @@ import sqlite3, sys
 print(*sqlite3.connect(sys.argv[1]).execute("SELECT count(*) FROM app_sessions").fetchone())
 """
 WRITE_ON = f"""{OPEN}
-async def write_on(url, count):
-    store = open_store(url)
-    for number in range(count):
-        begun = time.monotonic()
+async def write_on(url):
+    store, number = open_store(url), 0
+    while select.select([sys.stdin], [], [], 0.001) == ([], [], []):
+        begun, number = time.monotonic(), number + 1
         await store.create(f"{{number:064}}", Record(b"", time.time(), time.time() + 3600))
-        print(time.monotonic() - begun)
-asyncio.run(write_on(sys.argv[1], int(sys.argv[2])))
+        print(time.monotonic() - begun, flush=True)
+asyncio.run(write_on(sys.argv[1]))
+"""
+FORK = f"""{OPEN}
+import multiprocessing, warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # a fork of a process that has threads
+fork, url = multiprocessing.get_context("fork"), sys.argv[1]
+
+async def create(store, count):
+    keys = [f"{{time.time_ns() + number:064}}" for number in range(count)]
+    record = Record(b"", time.time(), time.time() + 3600)
+    assert all(await asyncio.gather(*(store.create(key, record) for key in keys)))
+    await asyncio.gather(*(store.load(key) for key in keys))
+
+def try_to_create(store):
+    try:
+        asyncio.run(create(store, 10))
+        print("open")
+    except Exception as error:
+        print(error)
+
+def run(store):
+    child = fork.Process(target=try_to_create, args=[store])
+    child.start()
+    child.join()
+
+store = open_store(url)
+asyncio.run(create(store, 10))
+run(store)
+run(open_store(url))
+asyncio.run(create(store, 10))
+asyncio.run(store.aclose())
+run(open_store(url))
 """
 COPY = {  # as .backup and .restore of the sqlite3 command do it, and as SQL can
     "backup": """
@@ -104,15 +135,22 @@ def in_another_process(code: str, *arguments: object) -> str:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Another process is writing to the database, until the block ends."""
-    command = [sys.executable, "-c", LOCK, str(path)]
+def another_process(code: str, argument: object) -> Iterator[list[bytes]]:
+    """It ends when the block does; then this is what it printed after its first line."""
+    command = [sys.executable, "-c", code, str(argument)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdin is not None
-        assert process.stdout.readline() == b"locked\n"
-        yield
+        assert process.stdout.readline()
+        lines: list[bytes] = []
+        yield lines
         process.stdin.close()
+        lines += process.stdout
+
+
+def locked(path: Path) -> AbstractContextManager[object]:
+    """Another process is writing to the database, until the block ends."""
+    return another_process(LOCK, path)
 
 
 @contextmanager
@@ -199,14 +237,16 @@ class TestLocks:
         self, url: str, store: SQLiteStore, path: Path
     ) -> None:
         over = time.time() - HOUR
-        rows = [(secrets.token_hex(32), b"x" * 300, over, over, 1, None) for _ in range(20_000)]
+        rows = [(secrets.token_hex(32), b"x" * 300, over, over, 1, None) for _ in range(10_000)]
         with closing(sqlite3.connect(path)) as connection, connection:
             connection.executemany("INSERT INTO app_sessions VALUES (?, ?, ?, ?, ?, ?)", rows)
-        sweep = asyncio.create_task(store.delete_expired(len(rows)))
-        waits = await asyncio.to_thread(in_another_process, WRITE_ON, url, 100)
-        assert not sweep.done()
-        assert await sweep == len(rows)
-        assert max(map(float, waits.split())) < 1
+        with another_process(WRITE_ON, url) as written:
+            begun = time.monotonic()
+            assert await store.delete_expired(len(rows)) == len(rows)
+            took = time.monotonic() - begun
+        waits = [float(line) for line in written]
+        assert len(waits) > 10
+        assert max(waits) < took / 3
 
 
 class TestFiles:
@@ -329,6 +369,17 @@ class TestFiles:
         assert await store.load(key) is not None
         await self.fill(store)
         assert in_another_process(COUNT, path) == "51\n"
+
+
+class TestForks:
+    async def test_a_child_is_refused_what_its_parent_has_open(self, url: str, path: Path) -> None:
+        """It would believe that it holds the parent's locks, and lose sessions."""
+        command = [sys.executable, "-c", FORK, url]
+        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True)
+        said = "database: this process was forked from one that has the database open"
+        assert [line[: len(said)] for line in done.stdout.splitlines()] == [said, said, "open"]
+        assert done.returncode == 0, done.stderr
+        assert in_another_process(COUNT, path) == "30\n"
 
 
 class TestBackups:

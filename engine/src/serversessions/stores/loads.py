@@ -22,13 +22,16 @@ class SharedLoads:
 
     def __init__(self, load_many: LoadMany) -> None:
         self._load_many = load_many
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._others: Waiting | None = None  # while the first of a turn lets the others come
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def load(self, key: str) -> Record | None:
         """The record of a key, if there is one."""
-        if self._others is not None:
+        loop = asyncio.get_running_loop()
+        if self._others is not None and loop is self._loop:
             return await _wait(self._others, key)
+        self._loop = loop
         others = self._others = []
         try:
             await asyncio.sleep(0)

@@ -7,9 +7,11 @@ much as a load. Statements that need no transaction leave nothing to be reset.
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import asyncpg
@@ -29,6 +31,9 @@ _LET_GO_FIRST = ("40001", "40P01")  # another transaction came between
 POOLED = ("26000", "42P05")  # a prepared statement is not there, or another client's is
 
 
+_inherited: list[object] = []  # from the process that this one was forked from
+
+
 class TryAgain(Exception):
     """The work failed for a ``reason`` that another try may not meet."""
 
@@ -45,6 +50,7 @@ class Pool:
         # Replaced when one is lost: the others in it are connections to the same server.
         self._idle: list[Any] = []
         self._since = time.monotonic()
+        self._pid = os.getpid()
         self._closing: set[asyncio.Task[None]] = set()
 
     async def run(self, work: Work, *args: object) -> Any:
@@ -70,6 +76,15 @@ class Pool:
         """Close every connection that nobody uses."""
         self._replace()
         await asyncio.gather(*self._closing)
+
+    def abandon(self) -> None:
+        """Leave the connections to an event loop that has ended, or to the parent process."""
+        if self._pid != os.getpid():
+            _inherited.append(self)  # if they were closed here, the parent's would end
+            return
+        for connection in self._idle:
+            with suppress(RuntimeError):
+                connection.terminate()
 
     def _take_idle(self) -> Any:
         while self._idle:

@@ -53,11 +53,12 @@ class PostgreSQLStore(SQLStore):
     ) -> None:
         super().__init__(table, POSTGRESQL)
         self._arguments = read_postgresql_url(url)
+        self._size = pool_size
         self._patience = pool_timeout.total_seconds()
         self._clock = clock
-        self._pool = Pool(self._connect, pool_size, self._patience)
-        self._changing: dict[str, Turns] = {}
         self._has_compared = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pool: Pool | None = None
 
     async def create_table(self) -> None:
         """Create the table, unless it is there. Many may do so at once."""
@@ -74,7 +75,8 @@ class PostgreSQLStore(SQLStore):
             await self._run(create, *self._table)
 
     async def aclose(self) -> None:
-        await self._pool.aclose()
+        if self._pool is not None:
+            await self._use_pool().aclose()
 
     def _now(self) -> float:
         return self._clock() - time.time()
@@ -100,6 +102,7 @@ class PostgreSQLStore(SQLStore):
 
     async def _run_in_turn(self, subject: str, work: Work, *args: object) -> Any:
         """One change of a record at a time: while its row is locked, it holds one connection."""
+        self._use_pool()
         turns = self._changing.get(subject)
         if turns is None:
             turns = self._changing[subject] = Turns(1, self._patience, _STILL_CHANGING)
@@ -120,7 +123,7 @@ class PostgreSQLStore(SQLStore):
             if pause:  # at once, it would take back the row for which another client waits
                 await asyncio.sleep(pause)
             try:
-                return await self._pool.run(work, *args)
+                return await self._use_pool().run(work, *args)
             except TryAgain as again:
                 reason = again.reason
             except asyncpg.UniqueViolationError:
@@ -128,6 +131,17 @@ class PostgreSQLStore(SQLStore):
             except ERRORS as error:
                 raise unavailable(error) from error
         raise unavailable(reason) from reason
+
+    def _use_pool(self) -> Pool:
+        """That of this event loop: a test may have many, and so has a forked process another."""
+        loop = asyncio.get_running_loop()
+        if self._pool is None or loop is not self._loop:
+            if self._pool is not None:
+                self._pool.abandon()
+            self._loop = loop
+            self._pool = Pool(self._connect, self._size, self._patience)
+            self._changing: dict[str, Turns] = {}
+        return self._pool
 
     async def _connect(self) -> Any:
         connection = await asyncpg.connect(**self._arguments)

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 from ..store import StoreNotReady, StoreUnavailable
 from .database_url import read_sqlite_url
@@ -36,6 +37,25 @@ class Connection(sqlite3.Connection):
     """One that knows which file it is to."""
 
     file: tuple[int, int] | None = None
+
+    def close(self) -> None:
+        _open.discard(self)
+        super().close()
+
+
+_open: WeakSet[Connection] = WeakSet()
+_inherited: dict[object, list[Connection]] = {}  # from the process that this one was forked from
+
+
+def _inherit() -> None:
+    """Keep them, for SQLite forbids a child even to close what its parent has open."""
+    for connection in list(_open):
+        _inherited.setdefault(connection.file, []).append(connection)
+        connection.file = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_inherit)
 
 
 class SQLiteStore(SQLStore):
@@ -146,7 +166,8 @@ class SQLiteStore(SQLStore):
             while connection := self._idle.pop():
                 if connection.file == _identify(self._path):
                     return connection
-                connection.close()
+                if connection.file is not None:  # else it is the parent process's
+                    connection.close()
         return None
 
 
@@ -168,10 +189,15 @@ def connect(path: str, timeout: float) -> Connection:
     """
     _create_private(path)
     file = _identify(path)  # of an older file rather than of a newer one: see _take_idle
+    if file in _inherited:  # and SQLite would take the parent's locks for this process's own
+        raise sqlite3.OperationalError(
+            "this process was forked from one that has the database open: start it by spawn"
+        )
     connection = sqlite3.connect(
         path, timeout, isolation_level=None, check_same_thread=False, factory=Connection
     )
     connection.file = file or _identify(path)
+    _open.add(connection)
     try:
         connection.execute("PRAGMA synchronous = NORMAL")
         _let_readers_go_on(connection, timeout)
