@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from serversessions.testing.contract import new_key
 
 from . import test_postgresql
 from .faults import PostgreSQL, until
+from .programs import find, need
 from .test_migrations import App
 from .test_postgresql import are_waiting, lock, opened, transaction
 
@@ -29,7 +29,7 @@ from .test_postgresql import are_waiting, lock, opened, transaction
 server, record = test_postgresql.server, test_postgresql.record
 
 OWNER, OTHER = "a" * 64, "b" * 64
-PGBOUNCER = shutil.which("pgbouncer")
+PGBOUNCER = find("pgbouncer")
 
 
 def version() -> tuple[int, ...]:
@@ -65,7 +65,7 @@ def pgbouncer(server: PostgreSQL, folder: Path, **settings: object) -> Iterator[
     database = f"* = host=127.0.0.1 port={place.port} user=postgres"
     file = folder / "pgbouncer.ini"
     file.write_text("\n".join(["[databases]", database, "[pgbouncer]", *lines]))
-    with servers.running([PGBOUNCER, file], port, signal.SIGINT):
+    with servers.running([need("pgbouncer"), file], port, signal.SIGINT):
         yield place._replace(netloc=f"postgres@127.0.0.1:{port}").geturl()
 
 

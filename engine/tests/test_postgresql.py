@@ -29,6 +29,7 @@ from serversessions.testing import Clock, servers
 from serversessions.testing.contract import ADA, HOUR, new_key
 
 from .faults import PASSWORD, PostgreSQL, create_table, until
+from .programs import need
 
 SOON = 2  # seconds: what waits for nothing is done by then
 
@@ -644,9 +645,9 @@ class TestURL:
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The one that is shown, for localhost, with its key."""
     file = tmp_path_factory.mktemp("tls") / "server.pem"
-    command = ("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=x")
+    make = (need("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=x")
     files = ("-addext", "subjectAltName=DNS:localhost", "-keyout", file, "-out", f"{file}.crt")
-    subprocess.run([*command, *files], check=True, capture_output=True)
+    subprocess.run([*make, *files], check=True, capture_output=True)
     return file
 
 

@@ -14,6 +14,7 @@ import pytest
 from serversessions.stores.redis import RedisStore
 from serversessions.testing import servers
 
+from .programs import need
 from .test_cache_uris import complaint
 
 
@@ -30,11 +31,12 @@ class TlsServer:
 def tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsServer]:
     folder = tmp_path_factory.mktemp("tls")
     key, certificate = folder / "key.pem", folder / "certificate.pem"
-    command = ("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost")
+    make = (need("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes")
+    name = ("-subj", "/CN=localhost")
     files = ("-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", certificate)
-    subprocess.run((*command, *files), check=True, capture_output=True)
+    subprocess.run((*make, *name, *files), check=True, capture_output=True)
     port = servers.free_port()
-    server = ("redis-server", "--port", 0, "--tls-port", port, "--dir", folder, "--save", "")
+    server = (need("redis-server"), "--port", 0, "--tls-port", port, "--dir", folder, "--save", "")
     shown = ("--tls-cert-file", certificate, "--tls-key-file", key, "--tls-auth-clients", "no")
     with servers.running([*server, *shown], port, signal.SIGTERM) as process:
         yield TlsServer(port, certificate, process)
