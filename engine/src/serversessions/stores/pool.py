@@ -26,10 +26,9 @@ _YOUNG = 1.0  # seconds in which connections tell the truth about a server that 
 
 # What PostgreSQL calls what happened (Appendix A of its manual).
 _READ_ONLY = "25006"
-_LOST = ("57P01", "57P02", "57P03", "57P05", _READ_ONLY)
+_LOST = ("57P01", "57P02", "57P03", "57P05", _READ_ONLY)  # it stops, starts, or is a standby now
 _LET_GO_FIRST = ("40001", "40P01")  # another transaction came between
 POOLED = ("26000", "42P05")  # a prepared statement is not there, or another client's is
-
 
 _inherited: list[object] = []  # from the process that this one was forked from
 
@@ -42,7 +41,7 @@ class TryAgain(Exception):
 
 
 class Pool:
-    """Up to ``size`` connections. Who finds none free waits ``patience`` seconds, in turn."""
+    """Up to ``size`` connections. Callers wait ``patience`` seconds at most for a free one."""
 
     def __init__(self, connect: Callable[[], Awaitable[Any]], size: int, patience: float) -> None:
         self._connect = connect
@@ -124,7 +123,7 @@ class Pool:
             self._close(connection)
 
     def _close(self, connection: Any, *, has_turn: bool = False) -> None:
-        """Close it, and end what the server does for it. Only then its turn is another's."""
+        """Close it, and end what the server does for it. Its turn is free only then."""
         task = asyncio.create_task(_close(connection))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
@@ -133,9 +132,10 @@ class Pool:
 
 
 class Turns:
-    """Lets ``count`` in at a time, and the others in the order in which they came.
+    """Lets ``count`` callers in at a time, and the others in the order in which they came.
 
-    As ``asyncio.Semaphore``, but who waits ``patience`` seconds in vain costs half as much.
+    As ``asyncio.Semaphore``, but with a limit to the wait, which would cost twice as much by
+    ``asyncio.timeout``.
     """
 
     def __init__(self, count: int, patience: float, problem: str) -> None:

@@ -117,7 +117,7 @@ class PostgreSQLStore(SQLStore):
                 self._changing.pop(subject, None)
 
     async def _run(self, work: Work, *args: object) -> Any:
-        """Run a statement, and again if it failed because of a lost connection or of others."""
+        """Run a statement, and again if its connection was lost or another came first."""
         reason: BaseException | None = None
         for pause in (0.0, *PAUSES):
             if pause:  # at once, it would take back the row for which another client waits
@@ -133,7 +133,7 @@ class PostgreSQLStore(SQLStore):
         raise unavailable(reason) from reason
 
     def _use_pool(self) -> Pool:
-        """That of this event loop: a test may have many, and so has a forked process another."""
+        """That of this event loop: a test may run several, and a forked process has its own."""
         loop = asyncio.get_running_loop()
         if self._pool is None or loop is not self._loop:
             if self._pool is not None:
@@ -145,17 +145,24 @@ class PostgreSQLStore(SQLStore):
 
     async def _connect(self) -> Any:
         connection = await asyncpg.connect(**self._arguments)
-        if not self._has_compared:
-            self._has_compared = True
-            now = "SELECT extract(epoch FROM clock_timestamp())::float8"
-            ahead = await connection.fetchval(now) - time.time()
-            if abs(ahead) > _SKEW:
-                logger.warning(
-                    "The database's clock is %.0f s %s this machine's, and sessions expire by it: "
-                    "set both by NTP",
-                    *(abs(ahead), "ahead of" if ahead > 0 else "behind"),
-                )
+        try:
+            if not self._has_compared:
+                await self._compare_clocks(connection)
+        except BaseException:
+            connection.terminate()
+            raise
         return connection
+
+    async def _compare_clocks(self, connection: Any) -> None:
+        now = await connection.fetchval("SELECT extract(epoch FROM clock_timestamp())::float8")
+        ahead = now - time.time()
+        if not self._has_compared and abs(ahead) > _SKEW:
+            logger.warning(
+                "The database's clock is %.0f s %s this machine's, and sessions expire by it: "
+                "set both by NTP",
+                *(abs(ahead), "ahead of" if ahead > 0 else "behind"),
+            )
+        self._has_compared = True
 
 
 def unavailable(error: BaseException | None) -> StoreUnavailable:

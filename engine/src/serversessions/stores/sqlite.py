@@ -91,7 +91,7 @@ class SQLiteStore(SQLStore):
         await self._run(self._writers, create)
 
     async def delete_expired(self, limit: int = 1000) -> int:
-        """In small parts: who waits for the lock asks for it now and then, in no order."""
+        """In small parts, with pauses: SQLite keeps no queue of those who wait for its lock."""
         swept = 0
         while True:
             begun, part = time.monotonic(), min(_PART, limit - swept)
@@ -161,7 +161,7 @@ class SQLiteStore(SQLStore):
             self._idle.append(connection)
 
     def _take_idle(self) -> Connection | None:
-        """One to the file that is there: what is written to a removed one would be lost."""
+        """One to the file that is there: what is written to a removed file would be lost."""
         with suppress(IndexError):  # there is none, or another thread took the last one
             while connection := self._idle.pop():
                 if connection.file == _identify(self._path):
@@ -246,7 +246,7 @@ def _create_private(path: str) -> None:
 
 
 def _identify(path: str) -> tuple[int, int] | None:
-    """Which file is there, if any, whatever it is called elsewhere."""
+    """Which file is at the path, if any: a replaced one is another."""
     try:
         status = os.stat(path)
     except FileNotFoundError:
