@@ -436,6 +436,27 @@ class TestFailover:
                     await asyncio.sleep(0.05)
 
 
+class TestRevocation:
+    @pytest.mark.parametrize("leaves_a_mark", [False, True])
+    async def test_a_session_that_moves_at_that_moment_does_not_escape(
+        self, server: PostgreSQL, store: PostgreSQLStore, record: Record, leaves_a_mark: bool
+    ) -> None:
+        key, new = new_key(), new_key()
+        mark = replace(record, version=0) if leaves_a_mark else None
+        await store.create(key, replace(record, owner=ADA))
+        async with opened(server.url) as other:
+            async with transaction(server, lock(key)):
+                moved = replace(record, version=2, owner=ADA)
+                move = asyncio.create_task(store.update(key, moved, move_to=new, leave=mark))
+                await until(lambda: are_waiting(server, 1))
+                end = asyncio.create_task(other.delete_owned(ADA))
+                await until(lambda: are_waiting(server, 2))
+            assert await move
+            assert await end == 1
+        assert await store.list_owned(ADA) == []
+        assert await store.load(key) == mark
+
+
 class TestIsolation:
     @pytest.mark.parametrize("level", ["repeatable read", "serializable"])
     async def test_a_change_that_came_between_is_got_over(

@@ -33,13 +33,14 @@ class Statements(NamedTuple):
     move: str = (
         "UPDATE {table} SET {values}, key = ? WHERE key = ? AND version = ? AND expires > {now}"
     )
+    # The row itself moves: a deletion of the owner's that waits for it would miss a new one.
     # PostgreSQL's; SQLite has no UPDATE there.
     move_and_leave: str = (
-        "WITH left_behind AS (UPDATE {table} SET {values}"
+        "WITH moved AS (UPDATE {table} SET {values}, key = ?"
         " WHERE key = ? AND version = ? AND expires > {now} RETURNING 1)"
         " INSERT INTO {table} ({record}, key) SELECT CAST(? AS BYTEA), CAST(? AS DOUBLE PRECISION),"
         " CAST(? AS DOUBLE PRECISION), CAST(? AS BIGINT), CAST(? AS VARCHAR), CAST(? AS VARCHAR)"
-        " FROM left_behind"
+        " FROM moved"
     )
     touch: str = "UPDATE {table} SET expires = ? WHERE key = ? AND expires > {now}"
     # Removed whether it looks live or not, since clocks differ. Only what was live is counted.
@@ -160,11 +161,11 @@ class SQLStore(ABC):
         old = (key, record.version - 1, self._now())
         if move_to is None:
             return await self._change(key, self._sql.update, *_values(record), *old) == 1
+        move = (*_values(record), move_to, *old)
         try:
             if leave is not None:
-                values = (*_values(leave), *old, *_values(record), move_to)
-                return await self._move_and_leave(key, values) == 1
-            return await self._change(key, self._sql.move, *_values(record), move_to, *old) == 1
+                return await self._move_and_leave(key, move, (*_values(leave), key)) == 1
+            return await self._change(key, self._sql.move, *move) == 1
         except KeyTaken:
             return False
 
@@ -206,9 +207,11 @@ class SQLStore(ABC):
     async def ping(self) -> None:
         await self._change("", self._sql.ping)
 
-    async def _move_and_leave(self, key: str, values: tuple[object, ...]) -> int:
-        """Put a record in the place of one that moves; 1 if it was there to be moved."""
-        return await self._change(key, self._sql.move_and_leave, *values)
+    async def _move_and_leave(
+        self, key: str, move: tuple[object, ...], mark: tuple[object, ...]
+    ) -> int:
+        """Move a record, and put another in its place; 1 if it was there to be moved."""
+        return await self._change(key, self._sql.move_and_leave, *move, *mark)
 
     async def _load_many(self, keys: Sequence[str]) -> dict[str, Record]:
         if len(keys) == 1:

@@ -132,17 +132,17 @@ class SQLiteStore(SQLStore):
     async def _change(self, subject: str, statement: str, *values: object) -> int:
         return await self._run(self._writers, _count, statement, values)
 
-    async def _move_and_leave(self, key: str, values: tuple[object, ...]) -> int:
-        old, new = values[:8], values[8:]
-
-        def move(connection: Connection) -> int:
+    async def _move_and_leave(
+        self, key: str, move: tuple[object, ...], mark: tuple[object, ...]
+    ) -> int:
+        def move_and_leave(connection: Connection) -> int:
             with transaction(connection):
-                count = _count(connection, self._sql.update, old)
-                if count and not _count(connection, self._sql.create, new):
-                    raise KeyTaken
+                count = _count(connection, self._sql.move, move)
+                if count:
+                    _count(connection, self._sql.create, mark)
             return count
 
-        return await self._run(self._writers, move)
+        return await self._run(self._writers, move_and_leave)
 
     async def _run(self, threads: Threads, work: Callable[..., T], *args: object) -> T:
         try:
