@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import tomllib
 from pathlib import Path
-from textwrap import dedent
 from typing import Any
 
 import pytest
@@ -173,8 +172,8 @@ class TestTheTemplateAgain:
         before = state(project)
         rc = (project / ".cookiecutterrc").read_text().replace("\n#", "\n")
         (told,) = re.findall(r"   cookiecutter TEMPLATE .*\\\n.*\n", rc)
-        told_here = (TEMPLATE / "docs" / "updates.md").read_text().replace("ADDRESS", "TEMPLATE")
-        assert dedent(told) in dedent(told_here.replace("    cookiecutter", "cookiecutter"))
+        page = (TEMPLATE / "docs" / "updates.md").read_text().replace("ADDRESS", "TEMPLATE")
+        assert " ".join(told.split()) in " ".join(page.split())
         command = told.replace("TEMPLATE", shlex.quote(str(TEMPLATE)))
         assert "config check prod" in run(project, "sh", "-c", command)
         after = state(project)
