@@ -1,7 +1,4 @@
-"""Refuse the answers of a replay that can't be used; all others were checked when they were given.
-
-Cookiecutter then removes the folder that it has made for the project.
-"""
+"""Refuse a replay's answers that can't be used; all others were checked when they were given."""
 
 import json
 import sys
