@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -172,6 +173,8 @@ class TestNoHalf:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             start_new_session=True,
+            # A shell that put pytest into the background has it ignore Ctrl+C.
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         )
         source = tmp_path / "my-app" / "src"
         deadline = time.monotonic() + 30
