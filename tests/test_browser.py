@@ -389,6 +389,8 @@ def test_the_keyboard_is_enough(app: str, page: Page, open_browser: OpenBrowser,
     press("Tab", "Enter")
     expect(others(page)).to_have_count(1)
     press("Tab", "Tab")
+    expect(page.get_by_role("button", name="Sign out here")).to_be_focused()
+    press("Tab")
     expect(page.get_by_role("button", name="Sign out everywhere else")).to_be_focused()
     press("Tab")
     expect(others(page).get_by_role("button")).to_be_focused()

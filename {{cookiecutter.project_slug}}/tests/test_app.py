@@ -42,7 +42,7 @@ def add_routes(app: Starlette) -> Starlette:
 
 
 @pytest.fixture
-def app(app: Starlette) -> Starlette:
+def app(app: Starlette, config: AppConfig) -> Starlette:  # pytest 8 has to be told of config
     """The app, with a page and a socket that know a name."""
     return add_routes(app)
 
