@@ -46,10 +46,10 @@ def _engines(*names: str) -> tuple[str, ...]:
 BOXES = [
     Box("app.py", _own("app"), 32, 56, 420, 64),
     Box("cli.py", _own("cli", "__main__"), 600, 56, 240, 80),
-    Box("pages.py", _own("pages", "protection"), 32, 164, 195, 106),
+    Box("pages.py", _own("pages"), 32, 164, 195, 106),
     Box("config.py", _own("config"), 390, 164, 220, 106),
     Box("migrations/", _own("migrations.env", "migrations"), 860, 56, 161, 80),
-    Box("wiring.py", _engines("wiring", "fastapi"), 160, 348, 190, 100),
+    Box("wiring.py", _engines("wiring", "fastapi", "database"), 160, 348, 190, 100),
     Box("cli/", _engines("cli"), 600, 348, 252, 100),
     Box("middleware.py", _engines("middleware"), 32, 488, 220, 420, lists=True),
     Box("config/", _engines("config"), 390, 488, 220, 82),
@@ -60,12 +60,12 @@ BOXES = [
     Box("redis/", _engines("stores.redis"), 530, 734, 116, 172),
     Box("sqlite", _engines("stores.sqlite"), 655, 734, 116, 172),
     Box("postgresql", _engines("stores.postgresql", "stores.pool"), 780, 734, 116, 172),
-    Box("sql.py", _engines("stores.sql", "stores.database_url"), 655, 942, 366, 66),
+    Box("sql.py", _engines("stores.sql", "stores.database_url", "stores.loads"), 655, 942, 366, 66),
     Box("store.py", _engines("store"), 32, 1044, 989, 60),
 ]
 REST = BOXES[7]  # has whatever is directly in the engine, and in no box
 # For tests, or without imports of their own: arrows to these would hide all others.
-LEFT_OUT = _engines("testing", "expiry", "location", "problems", "stores.threads")
+LEFT_OUT = _engines("testing", "cookie", "expiry", "location", "problems", "stores.threads")
 PANELS = [  # the owner's and the library's: y, height, and where the title has room
     (f"src/{PACKAGE}/: yours", 16, 276, 32),
     (f"src/{ENGINE}/: a library", 308, 812, 258),
@@ -96,7 +96,7 @@ HEAD = (
 )
 LEGEND = (
     "An arrow: imports. Left out: what follows from other arrows; testing/; what imports nothing"
-    " (expiry.py, location.py, problems.py, stores/threads.py)."
+    " (cookie.py, expiry.py, location.py, problems.py, stores/threads.py)."
 )
 
 
