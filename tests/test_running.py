@@ -180,8 +180,8 @@ def test_the_image_is_built_and_run_without_docker(bake: Bake, tmp_path: Path) -
     image.mkdir()
     for source in steps["COPY"]:
         *names, _ = source.split()
-        for name in names:
-            run(project, "cp", "-r", name, str(image))
+        for path in (path for name in names for path in project.glob(name)):  # Docker's patterns
+            run(project, "cp", "-r", str(path), str(image))
     base = Path(sys.base_prefix, "bin", "python3")
     run(tmp_path, str(base), "-m", "venv", "python", PYTHONPATH="")
     bare: dict[str, Any] = {"PATH": f"{tmp_path}/python/bin:/usr/bin:/bin", "PYTHONPATH": ""}
