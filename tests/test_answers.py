@@ -415,7 +415,7 @@ class TestMakeNew:
             [*command, *arguments.split()], cwd=TEMPLATE, capture_output=True, text=True
         )
         assert plain.returncode
-        # Its traceback for a choice that is none names files that differ by how it was started.
+        # For an unknown choice it shows a traceback, whose files differ by how it was started.
         aside = ("make:", "Traceback", "  ")
         said, said_plainly = (
             [line for line in each.stderr.splitlines() if not line.startswith(aside)]

@@ -579,7 +579,7 @@ class TestSweepsAtOnce:
         self, server: PostgreSQL, store: PostgreSQLStore
     ) -> None:
         await self.fill(server, 1000)
-        for _ in range(2):  # with an idea of how many there are, and without
+        for _ in range(2):  # before the planner has its statistics, and after
             assert [await store.delete_expired(7) for _ in range(10)] == [7] * 10
             await server.tell("ANALYZE app_sessions")
 
