@@ -192,6 +192,13 @@ class TestLocks:
             assert (await write).status_code == 200
             assert await visitor.sees() == {"a": 2}
 
+    async def test_a_lock_is_waited_for_as_long_as_the_url_says(self, url: str, path: Path) -> None:
+        async with site_at(f"{url}?timeout=20", TIMEOUT) as site, site.visitor() as visitor:
+            with locked(path):
+                write = asyncio.create_task(visitor.does(puts(a=1)))
+                await asyncio.sleep(3 * TIMEOUT)
+            assert (await write).status_code == 200
+
     async def test_a_crowd_of_writers_hears_503_within_the_timeout(
         self, url: str, path: Path
     ) -> None:
