@@ -66,6 +66,7 @@ async def new_store(kind: str, url: str, clock: Callable[[], float]) -> SessionS
     app = f"test-{secrets.token_hex(8)}" if shares else "app"
     store = open_store(Location(url, app), clock=clock)
     if kind in ("sqlite", "postgresql"):
+        # Of the SQL stores alone, which is no part of the protocol.
         await store.create_table()  # type: ignore[attr-defined]
     return store
 

@@ -81,6 +81,8 @@ class TrackedDict(StarletteSession):
         self._touch_all()
         return dict.copy(self)
 
+    # dict's own three have overloads for keys that are no strings, which no session has: hence the
+    # ignored overrides.
     def __or__(self, other: Any, /) -> dict[str, Any]:  # type: ignore[override]
         self._touch_all()
         return dict.__or__(self, other)

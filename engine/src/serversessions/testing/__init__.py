@@ -5,7 +5,7 @@
 
 import pytest
 
-# So that a failure shows both sides.
+# So that a failure shows both sides. It has to come before the imports below: hence noqa.
 pytest.register_assert_rewrite(f"{__name__}.contract", f"{__name__}.owner_contract")
 
 from .clock import Clock  # noqa: E402
